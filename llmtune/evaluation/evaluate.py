@@ -124,10 +124,12 @@ def evaluate(
         )
     questions = resolve_task(test, (*train, *validation, *test), generators, spec, scoring)
     part = questions.part("test", test, spec.max_rows)
-    held = None
+    builder = _ResultBuilder(questions, part, scoring.resamples, warnings=list(questions.notes))
     if spec.calibration_rows and validation and questions.wants_probabilities:
-        held = questions.part("calibration", validation, spec.calibration_rows)
-    builder = _ResultBuilder(questions, part, scoring.resamples, held, list(questions.notes))
+        try:
+            builder.held = questions.part("calibration", validation, spec.calibration_rows)
+        except InvalidData as error:
+            builder.warn(f"nothing was calibrated: {error.message}")
     if len(part.rows) < len(test):
         builder.warn(f"{len(part.rows):,} of {len(test):,} test rows were evaluated (evaluation.max_rows)")
     tuned = "tuned" if "tuned" in generators else list(generators)[-1]
@@ -197,8 +199,12 @@ class _SystemRunner:
         self.systems[name] = system = self.builder.build_system(name, predictions)
         if name == self.tuned and (held := self.builder.held) is not None:
             access = self.answering.for_system(name, f"{name} on {held.name} rows")
-            held_scores = score_part(questions, held, generator, access)
-            self.systems[name] = self.builder.add_decisions(system, predictions, held_scores)
+            try:
+                held_scores = score_part(questions, held, generator, access)
+            except InvalidData as error:  # a prompt does not fit the model's context
+                self.builder.warn(f"the {name} model was not calibrated: {error.message}")
+            else:
+                self.systems[name] = self.builder.add_decisions(system, predictions, held_scores)
         if self.fit_parts and name == self.tuned:
             self.fit = self.builder.measure_fit(
                 self.fit_parts,

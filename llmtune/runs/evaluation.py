@@ -15,7 +15,7 @@ from llmtune._safety.private_files import make_private_folder
 from llmtune.config import home
 from llmtune.errors import InvalidData, LlmtuneError, StillRunning, StoreError
 from llmtune.provider.abilities import KeepsDecisionRules, SelfChecking
-from llmtune.provider.generation import Generator, Unavailable
+from llmtune.provider.generation import Generator, LabelScorer, Unavailable
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import DeploymentRef, ModelRef, Ref, RunState, Target
 from llmtune.redaction.secrets import scrub_leaves
@@ -238,6 +238,9 @@ def _count_questions(
     """Return how many rows each system is asked, in that order."""
     test_rows = min(len(dataset.test), spec.max_rows)
     questions = {name: test_rows for name, generator in generators.items() if not isinstance(generator, Unavailable)}
+    labelled = bool(dataset.labels if spec.labels is None else spec.labels)
+    if labelled and spec.calibration_rows and isinstance(generators.get("tuned"), LabelScorer):
+        questions["tuned on calibration rows"] = min(len(dataset.validation), spec.calibration_rows)
     if "tuned" in questions:
         for part, rows in (("train", dataset.train), ("validation", dataset.validation)):
             if count := min(len(rows), fit_rows):

@@ -10,6 +10,7 @@ import pytest
 from sklearn.metrics import log_loss
 
 from llmtune.data.example import Example
+from llmtune.errors import InvalidData
 from llmtune.evaluation.decisions import SPLIT_ROWS, LabelledScores, calibrate, keep_promise, measure_decisions
 from llmtune.evaluation.evaluate import evaluate
 from llmtune.evaluation.results import DecisionSystem, EvaluationResult
@@ -107,6 +108,26 @@ def test_too_few_rows_calibrate_nothing_and_say_so() -> None:
     assert isinstance(tuned.decisions, NotReported)
     assert "30 validation rows or more" in tuned.decisions.reason
     assert "there are 20" in tuned.decisions.reason
+
+
+def test_validation_rows_that_cannot_be_used_do_not_stop_the_evaluation() -> None:
+    foreign = [ticket(number, "riddle") for number in range(400, 460)]
+    spec = EvaluationSpec(max_rows=500, calibration_rows=300)
+    rows = [ticket(number) for number in range(60)]
+    labels = ScoringOptions(labels=LABELS, resamples=50)
+    result = evaluate(rows, {"tuned": Unsure(truth)}, spec, validation=foreign, scoring=labels)
+    assert any(warning.startswith("nothing was calibrated: calibration line 401") for warning in result.warnings)
+
+    class Short(Unsure):
+        def score_labels(self, requests: Sequence[GenerationRequest], labels: Sequence[str]) -> list[list[float]]:
+            if any(int(request.messages[-1].words.split()[-1]) >= 400 for request in requests):
+                raise InvalidData("a prompt does not fit the model's context")
+            return super().score_labels(requests, labels)
+
+    held = [ticket(number) for number in range(400, 460)]
+    result = evaluate(rows, {"tuned": Short(truth)}, spec, validation=held, scoring=labels)
+    assert "the tuned model was not calibrated: a prompt does not fit the model's context" in result.warnings
+    assert result.system("tuned") is not None
 
 
 def test_a_promise_is_refused_with_the_rows_it_takes() -> None:
