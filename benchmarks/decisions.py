@@ -37,6 +37,13 @@ from llmtune.metrics.decisions import assign_options, find_questions, sum_option
 
 RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
 HEADING = "## Decisions"
+#: How to read the table.
+READING = """\
+Means over the resplits. A pool is the rows that were not trained on; "held" of them are drawn in each resplit to
+calibrate on and to choose the thresholds, the others are test rows. "Answered" is the share of the whole pool that is
+answered under the promise, 0 where it was refused; "promised" counts the resplits in which it was not; "broken" those
+in which more of the pool's answers were wrong than was promised. The held rows are part of the pool, which favours
+the promise, most where they are a large part of it."""
 #: Promised shares of wrong answers.
 ERRORS = (0.05, 0.02)
 #: Rows to calibrate on at most.
@@ -206,7 +213,8 @@ def table(entries: list[dict[str, Any]]) -> tuple[str, bool]:
 def write(text: str) -> None:
     """Put the table under its heading in RESULTS.md, in place of an earlier one."""
     versions = f"Python {platform.python_version()}, numpy {np.__version__}, scikit-learn {sklearn.__version__}"
-    text = f"`python benchmarks/decisions.py --data FOLDER --keep FOLDER`, {date.today()}, {versions}.\n\n{text}"
+    command = "`python benchmarks/decisions.py --data FOLDER --keep FOLDER`"
+    text = f"{command}, {date.today()}, {versions}.\n\n{READING}\n\n{text}"
     before, _, after = RESULTS.read_text(encoding="utf-8").partition(f"{HEADING}\n")
     rest = after[after.index("\n## ") + 1 :] if "\n## " in after else ""
     RESULTS.write_text(f"{before.rstrip()}\n\n{HEADING}\n\n{text}\n" + (f"\n{rest}" if rest else ""), encoding="utf-8")
