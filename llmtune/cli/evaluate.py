@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -16,7 +16,10 @@ from llmtune.cli.run_names import RUN, RunId, open_run
 
 if TYPE_CHECKING:
     from llmtune.data.example import Message
+    from llmtune.metrics.decisions import Decision
     from llmtune.provider.generation import Generation
+    from llmtune.report.gate import GateResult
+    from llmtune.report.promise_gate import PromiseGateResult
     from llmtune.report.schema import Report
     from llmtune.runs.tuned_model import TunedModel
 
@@ -134,7 +137,7 @@ def evaluate(
 
 def gate(
     run: RunOrFile,
-    baseline: Annotated[str, typer.Option(help="The run (or report.json) to beat.", show_default=False)],
+    baseline: Annotated[str | None, typer.Option(help="The run (or report.json) to beat.", show_default=False)] = None,
     better: Annotated[bool, typer.Option("--better", help="Pass only if it is significantly better.")] = False,
     not_worse: Annotated[
         float | None,
@@ -146,29 +149,60 @@ def gate(
         ),
     ] = None,
     metric: Annotated[str | None, typer.Option(help="Which metric; by default the run's first.")] = None,
+    abstain_error: Annotated[
+        float | None,
+        typer.Option(
+            help="Without a baseline: pass only if enough rows are answered when at most this share of answers may be"
+            " wrong, such as 0.02.",
+            show_default=False,
+        ),
+    ] = None,
+    min_coverage: Annotated[
+        float | None,
+        typer.Option(help="With --abstain-error: the share of rows that must be answered.", show_default=False),
+    ] = None,
     comment: Annotated[
         Path | None, typer.Option(help="Also write the Markdown comment to this file (for a pull request).")
     ] = None,
     shape: AsFormat = Format.TERMINAL,
     as_json: AsJson = False,
 ) -> None:
-    """Test a run against a baseline: exits with 0 if it passes, 5 if not, 6 if the data cannot decide."""
-    from llmtune.cli.output import out, print_json, write_text
+    """Test a run against a baseline or a promise: exits with 0 if it passes, 5 if not, 6 if that is unclear."""
     from llmtune.report.gate import gate as decide
 
+    if abstain_error is not None or min_coverage is not None:
+        if abstain_error is None or min_coverage is None:
+            raise typer.BadParameter("a promise takes both", param_hint="--abstain-error / --min-coverage")
+        if baseline is not None or better or not_worse is not None or metric is not None:
+            raise typer.BadParameter("a promise is tested without a baseline", param_hint="--abstain-error")
+        from llmtune.report.promise_gate import gate_promise
+
+        promised = gate_promise(_load_report(run), error=abstain_error, min_coverage=min_coverage)
+        _print_verdict(promised, promised.reasons, comment, Format.JSON if as_json else shape)
+    if baseline is None:
+        raise typer.BadParameter("name the run to beat", param_hint="--baseline")
     if better == (not_worse is not None):
         raise typer.BadParameter("name one test: --better, or --not-worse MARGIN", param_hint="--better / --not-worse")
     result = decide(_load_report(run), _load_report(baseline), not_worse=not_worse, metric=metric)
+    _print_verdict(result, (result.reason, *result.notes), comment, Format.JSON if as_json else shape)
+
+
+def _print_verdict(
+    result: GateResult | PromiseGateResult, sentences: Sequence[str], comment: Path | None, shape: Format
+) -> NoReturn:
+    """Print whether a run passes, write the comment where one is wanted, and exit by the verdict."""
+    from llmtune.cli.output import out, print_json, write_text
+
     if comment is not None:
         comment.write_text(result.to_markdown(), encoding="utf-8")
-    if as_json or shape is Format.JSON:
+    if shape is Format.JSON:
         print_json(result.model_dump(mode="json"))
     elif shape is Format.MARKDOWN:
         write_text(result.to_markdown())
     else:
         mark, colour = ("passed", "green") if result.passed else ("not passed", "red")
         out.print(mark, style=f"bold {colour}", markup=False)
-        for line in (result.reason, *result.notes):
+        for line in sentences:
             out.print(line, markup=False, soft_wrap=True)
     raise typer.Exit(result.exit_code)
 
@@ -208,14 +242,14 @@ def chat(
     with open_run(run, "succeeded").model(checkpoint=checkpoint, deploy=deploy) as model:
         conversation = _Conversation(model, system, temperature=temperature, max_tokens=max_tokens)
         if question is not None:
-            _print_answer(conversation.ask(question))
+            _print_answer(conversation.ask(question), conversation.decisions)
         elif sys.stdin.isatty():
             _converse(conversation)
         else:
             for line in sys.stdin:
                 if line.strip():
                     conversation.reset()
-                    _print_answer(conversation.ask(line.strip()))
+                    _print_answer(conversation.ask(line.strip()), conversation.decisions)
 
 
 class _Conversation:
@@ -226,6 +260,9 @@ class _Conversation:
         self._system = system
         self._settings = settings
         self._turns: list[Message] = []
+        self.decisions: dict[str, Decision] = {}
+        """How sure the model is of its last answer; empty where its labels were not calibrated."""
+
         self.reset()
 
     def reset(self) -> None:
@@ -240,6 +277,7 @@ class _Conversation:
 
         messages = [*self._turns, Message("user", question)]
         answer = self._model.generate(messages, **self._settings)
+        self.decisions = self._model.decide(messages) if self._model.rules is not None else {}
         self._turns = [*messages, Message("assistant", answer.text)]
         return answer
 
@@ -263,7 +301,7 @@ def _converse(conversation: _Conversation) -> None:
             conversation.reset()
         elif line:
             try:
-                _print_answer(conversation.ask(line))
+                _print_answer(conversation.ask(line), conversation.decisions)
             except TransientError as error:
                 err.print(f"{scrub(error.message)}; ask again later", markup=False, soft_wrap=True)
 
@@ -275,13 +313,25 @@ def _make_line_reader() -> Callable[[str], str]:
     return input
 
 
-def _print_answer(answer: Generation) -> None:
+def _print_answer(answer: Generation, decisions: Mapping[str, Decision]) -> None:
     from llmtune.cli.output import err, out
     from llmtune.report.format import escape_control_chars
 
     out.print(escape_control_chars(answer.text), markup=False, soft_wrap=True)
     if answer.finish_reason == "length":
         err.print("(cut off at --max-tokens)", style="dim", markup=False)
+    for name, decision in decisions.items():
+        err.print(escape_control_chars(_describe_decision(name, decision)), style="dim", markup=False, soft_wrap=True)
+
+
+def _describe_decision(name: str, decision: Decision) -> str:
+    """Return how sure the model is, and whether a promise would withhold the answer: "(billing: 93.1% sure)"."""
+    from llmtune.metrics.decisions import SINGLE
+    from llmtune.report.format import number
+
+    asked = "" if name == SINGLE else f"{name}: "
+    withheld = ", too little for the promise: ask a person" if decision.abstained else ""
+    return f"({asked}{decision.answer} {number(decision.confidence, 'share')} sure{withheld})"
 
 
 def _load_report(run: str) -> Report:

@@ -15,6 +15,7 @@ from llmtune.errors import InvalidData, LlmtuneError, MissingExtra, StoreUnavail
 from llmtune.evaluation import scoring
 from llmtune.evaluation.cache import AnswerCache
 from llmtune.evaluation.cheap_models import nearest_answers, predict_probabilities
+from llmtune.evaluation.decisions import LabelledScores, measure_decisions
 from llmtune.evaluation.inference import Answer
 from llmtune.evaluation.predictions import (
     ModelAccess,
@@ -23,6 +24,7 @@ from llmtune.evaluation.predictions import (
     add_probabilities,
     answer_questions,
     labels_in,
+    score_part,
     score_texts,
 )
 from llmtune.evaluation.results import EvaluationResult, Fit, Latency, Majority, MetricValue, SystemResult, Usage
@@ -31,7 +33,7 @@ from llmtune.evaluation.scoring import RowData
 from llmtune.evaluation.task import Part, Questions, ScoringOptions, resolve_task
 from llmtune.evaluation.worst_rows import highest_loss_rows, worst_rows
 from llmtune.job.spec import EvaluationSpec
-from llmtune.metrics.calibration import measure_calibration
+from llmtune.metrics.calibration import SMALLEST, measure_calibration
 from llmtune.metrics.classification import ClassificationResult, classify, classify_sets
 from llmtune.metrics.comparison import Comparison
 from llmtune.metrics.points import NotReported, TokenStats
@@ -97,9 +99,10 @@ def evaluate(
         generators: "base" and "tuned" (or any other names), each opened and closed here, one after the other; or
             `Unavailable` with the reason. "tuned" (else the last) is compared with the others and, for labels, with
             the majority class.
-        spec: what is evaluated and how answers are generated; None is the default.
+        spec: what is evaluated and how answers are generated; None is the default. Calibrates where it says on how
+            many rows.
         train: the training rows: for the majority class, contradictions, and the fit.
-        validation: the validation rows, for the fit.
+        validation: the validation rows, for the fit and the calibration.
         fit_rows: how many training and validation rows the tuned model is asked as well, to tell underfitting from
             overfitting. 0 asks none (a vendor bills them).
         scoring: labels, metrics, rule and seed.
@@ -121,7 +124,12 @@ def evaluate(
         )
     questions = resolve_task(test, (*train, *validation, *test), generators, spec, scoring)
     part = questions.part("test", test, spec.max_rows)
-    builder = _ResultBuilder(questions, part, scoring.resamples, list(questions.notes))
+    builder = _ResultBuilder(questions, part, scoring.resamples, warnings=list(questions.notes))
+    if spec.calibration_rows and validation and questions.wants_probabilities:
+        try:
+            builder.held = questions.part("calibration", validation, spec.calibration_rows)
+        except InvalidData as error:
+            builder.warn(f"nothing was calibrated: {error.message}")
     if len(part.rows) < len(test):
         builder.warn(f"{len(part.rows):,} of {len(test):,} test rows were evaluated (evaluation.max_rows)")
     tuned = "tuned" if "tuned" in generators else list(generators)[-1]
@@ -188,7 +196,15 @@ class _SystemRunner:
             self.base = predictions
         elif self.base is not None:
             add_implicit_rewards(predictions, self.base)
-        self.systems[name] = self.builder.build_system(name, predictions)
+        self.systems[name] = system = self.builder.build_system(name, predictions)
+        if name == self.tuned and (held := self.builder.held) is not None:
+            access = self.answering.for_system(name, f"{name} on {held.name} rows")
+            try:
+                held_scores = score_part(questions, held, generator, access)
+            except InvalidData as error:  # a prompt does not fit the model's context
+                self.builder.warn(f"the {name} model was not calibrated: {error.message}")
+            else:
+                self.systems[name] = self.builder.add_decisions(system, predictions, held_scores)
         if self.fit_parts and name == self.tuned:
             self.fit = self.builder.measure_fit(
                 self.fit_parts,
@@ -206,6 +222,9 @@ class _ResultBuilder:
     questions: Questions
     part: Part
     resamples: int
+    held: Part | None = None
+    """Validation rows to calibrate on; None calibrates nothing."""
+
     warnings: list[str] = field(default_factory=list)
 
     def warn(self, sentence: str) -> None:
@@ -256,16 +275,19 @@ class _ResultBuilder:
             return {}
         predictions = Predictions(part=part, labels=questions.labels)
         if questions.labels is not None:
-            rows = (
-                predict_probabilities(train, part.rows, questions.labels) if questions.spec.measures("linear") else ""
+            asked = [*part.rows, *(self.held.rows if self.held is not None else ())]
+            predicted = (
+                predict_probabilities(train, asked, questions.labels) if questions.spec.measures("linear") else ""
             )
-            if isinstance(rows, str):
+            if isinstance(predicted, str):
                 return {}
+            rows, held_rows = predicted[: len(part.rows)], predicted[len(part.rows) :]
             predictions.predicted = [max(range(len(row)), key=row.__getitem__) for row in rows]
             predictions.got = [questions.labels[index] for index in predictions.predicted]
             if questions.wants_probabilities:
-                add_probabilities(predictions, rows)
-            return {"linear": self.build_system("linear", predictions).model_copy(update={"worst": ()})}
+                add_probabilities(predictions, rows, _take_logarithms(rows))
+            system = self.build_system("linear", predictions).model_copy(update={"worst": ()})
+            return {"linear": self.add_decisions(system, predictions, _take_logarithms(held_rows))}
         if questions.scored_by != "text" or not questions.spec.measures("nearest"):
             return {}
         if not any(metric.kind == "text" for metric in questions.metrics):
@@ -276,6 +298,25 @@ class _ResultBuilder:
         predictions.got = list(answers)
         score_texts(predictions, questions)
         return {"nearest": self.build_system("nearest", predictions).model_copy(update={"worst": ()})}
+
+    def add_decisions(
+        self, system: SystemResult, predictions: Predictions, held_scores: list[list[float]] | None
+    ) -> SystemResult:
+        """Calibrate a system's labels on the held rows, of which `held_scores` has the log-likelihoods."""
+        held, part, labels = self.held, self.part, self.questions.labels
+        if held is None or held.truth is None or part.truth is None or labels is None:
+            return system
+        if held_scores is None or predictions.label_scores is None:
+            return system
+        decisions = measure_decisions(
+            labels,
+            LabelledScores(held_scores, held.truth),
+            LabelledScores(predictions.label_scores, part.truth),
+            self.questions.spec.abstain,
+            resamples=self.resamples,
+            seed=self.questions.seed,
+        )
+        return system.model_copy(update={"decisions": decisions})
 
     def _classify(self, predictions: Predictions) -> ClassificationResult | None:
         beta = scoring.find_beta(self.questions.metrics)
@@ -418,6 +459,10 @@ class _ResultBuilder:
         accuracy = scoring.measure(METRICS["accuracy"], always, resamples=self.resamples, seed=self.questions.seed)
         assert accuracy is not None
         return Majority(label=label, accuracy=accuracy, source="train" if in_train else "test"), always
+
+
+def _take_logarithms(probabilities: Sequence[Sequence[float]]) -> list[list[float]]:
+    return [[math.log(max(SMALLEST, value)) for value in row] for row in probabilities]
 
 
 def _summarise_latency(answers: Sequence[Answer]) -> Latency | NotReported:

@@ -59,6 +59,9 @@ class Predictions:
     probabilities: list[list[float]] | None = None
     """Of each label, for each row; None where the system reports none."""
 
+    label_scores: list[list[float]] | None = None
+    """The log-likelihoods that they were computed from."""
+
     scores: dict[str, list[float]] = field(default_factory=dict)
     not_reported: dict[str, str] = field(default_factory=dict)
     asked: int = 0
@@ -122,7 +125,20 @@ def _answer_by_likelihood(
     else:
         predictions.predicted = best
         if questions.wants_probabilities:
-            add_probabilities(predictions, [to_probabilities(row) for row in scores])
+            add_probabilities(predictions, [to_probabilities(row) for row in scores], scores)
+
+
+def score_part(questions: Questions, part: Part, generator: Generator, access: ModelAccess) -> list[list[float]] | None:
+    """Return the log-likelihood of every label for each row of a part; None where the system does not tell.
+
+    Raises:
+        TransientError: the backend stayed unavailable; its answers so far are in the cache.
+        VendorError: the backend refuses to answer.
+    """
+    if questions.labels is None or not questions.wants_probabilities or not isinstance(generator, LabelScorer):
+        return None
+    rows, _ = _likelihoods(part, questions, [questions.labels] * len(part.rows), generator, access)
+    return rows
 
 
 def _likelihoods(
@@ -153,15 +169,20 @@ def _score_likeliest_labels(
     if questions.measures(scoring.LIKELIHOOD_ACCURACY):
         predictions.scores[scoring.LIKELIHOOD_ACCURACY] = [float(a == b) for a, b in zip(likeliest, truth, strict=True)]
     if questions.wants_probabilities:
-        add_probabilities(predictions, [to_probabilities(row) for row in rows])
+        add_probabilities(predictions, [to_probabilities(row) for row in rows], rows)
 
 
-def add_probabilities(predictions: Predictions, probabilities: list[list[float]]) -> None:
-    """Score the probabilities of all labels, row by row, where the true labels are known."""
+def add_probabilities(
+    predictions: Predictions, probabilities: list[list[float]], label_scores: list[list[float]]
+) -> None:
+    """Score the probabilities of all labels, row by row, where the true labels are known.
+
+    `label_scores` are the log-likelihoods that they were computed from.
+    """
     truth = predictions.part.truth
     if truth is None:
         return
-    predictions.probabilities = probabilities
+    predictions.probabilities, predictions.label_scores = probabilities, label_scores
     likeliest = [max(range(len(row)), key=row.__getitem__) for row in probabilities]
     predictions.scores |= {
         scoring.CONFIDENCE: [max(row) for row in probabilities],

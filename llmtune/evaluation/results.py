@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from llmtune._models import DocumentedModel
+from llmtune.metrics.abstention import Threshold
 from llmtune.metrics.calibration import Calibration
 from llmtune.metrics.classification import ClassificationResult
 from llmtune.metrics.comparison import Comparison
+from llmtune.metrics.decisions import DecisionRule, DecisionRules
 from llmtune.metrics.intervals import LEVEL, RESAMPLES, Interval
 from llmtune.metrics.points import Better, NotReported, Number
 from llmtune.metrics.text import TokenFigures
@@ -88,6 +90,52 @@ class Usage(DocumentedModel):
     """Answers that came from the cache, and were not paid for again."""
 
 
+class Promise(DocumentedModel):
+    """How much is answered under a promise: the `threshold` of confidence, and what the test rows say of it.
+
+    Of the test rows a share of `coverage` (with its `interval`) is answered; None where nothing can be promised.
+    """
+
+    threshold: Threshold
+    coverage: Number | None = None
+    interval: Interval | None = None
+    answered: int = 0
+    """Test rows that are answered."""
+
+    wrong: int = 0
+    """Wrong answers among these."""
+
+
+class DecisionResult(DocumentedModel):
+    """One question on the test rows: figures `before` and `after` calibration, the rule of use, and the promise.
+
+    The figures are accuracy, ece, brier and log_loss, and for a score its mean distance from the true number.
+    `promise` is None where none was asked for.
+    """
+
+    rule: DecisionRule
+    before: tuple[MetricValue, ...]
+    after: tuple[MetricValue, ...]
+    calibration_before: Calibration
+    """Reliability diagram and risk-coverage curve of the probabilities as the model states them."""
+
+    calibration_after: Calibration
+    """The same of the calibrated ones."""
+
+    promise: Promise | None = None
+    held_rows: tuple[tuple[Number, Number], ...] = ()
+    """(confidence, 1 where right else 0) of the rows on which a threshold may be chosen."""
+
+    test_rows: tuple[tuple[Number, Number], ...] = ()
+    """The same of the test rows, after calibration."""
+
+
+class DecisionSystem(DocumentedModel):
+    """The decisions of one system: one result for each of its `questions`."""
+
+    questions: tuple[DecisionResult, ...]
+
+
 class SystemResult(DocumentedModel):
     """One system (the base model, the tuned model) on the evaluated rows.
 
@@ -103,6 +151,9 @@ class SystemResult(DocumentedModel):
     classification: ClassificationResult | None = None
     calibration: Calibration | None = None
     """How far the probabilities of its labels can be believed; None where it reports none."""
+
+    decisions: DecisionSystem | NotReported = NotReported("its probabilities were not calibrated")
+    """Its labels as decisions, with probabilities that were calibrated on validation rows."""
 
     tokens: TokenFigures | NotReported = NotReported("the backend reports no likelihoods of tokens")
     worst: tuple[WorstRow, ...] = ()
@@ -216,3 +267,10 @@ class EvaluationResult(DocumentedModel):
             if (comparison.metric, comparison.name_a, comparison.name_b) == (metric_name, a, b):
                 return comparison
         return None
+
+    def decision_rules(self, system: str = "tuned") -> DecisionRules | None:
+        """Return the rules by which a system's decisions are made when it is used; None where it has none."""
+        result = self.system(system)
+        if result is None or isinstance(result.decisions, NotReported) or self.labels is None:
+            return None
+        return DecisionRules(labels=self.labels, rules=tuple(entry.rule for entry in result.decisions.questions))

@@ -285,6 +285,16 @@ class DatasetSpec(StrictModel):
         return self.model_copy(update=moved)
 
 
+class AbstainSpec(StrictModel):
+    """A promise: of the answers that a tuned model gives, at most a share is wrong; the others are withheld."""
+
+    error: Annotated[float, Field(gt=0, lt=0.5)]
+    """Share of wrong answers among those given, at most. (0, 0.5)."""
+
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    """Probability with which the promise holds, over the rows that it was made with. [0.5, 1)."""
+
+
 class EvaluationSpec(StrictModel):
     """How the tuned model is judged on the test rows, beside the base model."""
 
@@ -300,6 +310,14 @@ class EvaluationSpec(StrictModel):
     fit_rows: Annotated[int, Field(ge=0)] | None = None
     """Training rows, and as many validation rows, that the tuned model is asked too, to tell underfitting from
     overfitting. Integer >= 0; None takes a few for a model on this machine, and none where answers are billed."""
+
+    calibration_rows: Annotated[int, Field(ge=0)] | None = None
+    """Validation rows on which the probabilities of labels are calibrated. Integer >= 0; None takes as many as test
+    rows are asked and, with `abstain`, up to 2,000; and none where answers are billed."""
+
+    abstain: AbstainSpec | None = None
+    """Choose a confidence below which answers are withheld, so that of the others at most a share is wrong; None
+    promises nothing."""
 
     temperature: Annotated[float, Field(ge=0)] = 0.0
     """Sampling temperature of the answers. >= 0; 0 is greedy."""

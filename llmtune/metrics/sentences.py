@@ -37,6 +37,16 @@ SENTENCES: Final[dict[str, str]] = {
         "The {name} model's likeliest label is right in {accuracy} of the rows; on average it is {confidence} sure."
         " Of the half it is surest of, {half} are wrong; of all rows {all}."
     ),
+    "promise": (
+        "{who} answers {coverage} of rows ({interval}) with at most {error} errors, a promise that holds with"
+        " {confidence}; of the {answered} test rows that it answers, {wrong} wrong."
+    ),
+    "no_promise": "{who} cannot promise at most {error} errors: {reason}.",
+    "calibrated": (
+        "{who} was calibrated on {rows} ({says}): its calibration error went from {before} to {after}, its log loss"
+        " from {loss_before} to {loss_after} nats."
+    ),
+    "not_calibrated": "{who} was not calibrated: {reason}.",
     "outside_shares": "Answers that are none of the labels: {shares}.",
     "likelihood": "; choosing the likeliest label instead would reach {figure}",
     "majority": "Always answering '{label}' reaches {figure}.",

@@ -78,6 +78,7 @@ _HOME = {
     "Int": "llmtune.provider.values",
     "JOB_FIELDS": "llmtune.provider.declarations",
     "JobRef": "llmtune.provider.types",
+    "KeepsDecisionRules": "llmtune.provider.abilities",
     "LabelScorer": "llmtune.provider.generation",
     "Lifecycle": "llmtune.provider.limits",
     "LifecycleStatus": "llmtune.provider.receipt",
@@ -225,6 +226,7 @@ __all__ = [
     "Inherent",
     "Int",
     "JobRef",
+    "KeepsDecisionRules",
     "LabelScorer",
     "Lifecycle",
     "LifecycleStatus",
@@ -331,6 +333,7 @@ if TYPE_CHECKING:
     from llmtune.provider.abilities import Exporting as Exporting
     from llmtune.provider.abilities import HasCatalog as HasCatalog
     from llmtune.provider.abilities import ImportsWeights as ImportsWeights
+    from llmtune.provider.abilities import KeepsDecisionRules as KeepsDecisionRules
     from llmtune.provider.abilities import ModelSuggestion as ModelSuggestion
     from llmtune.provider.abilities import Pausable as Pausable
     from llmtune.provider.abilities import Resumable as Resumable

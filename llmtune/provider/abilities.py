@@ -54,6 +54,22 @@ class SelfChecking(Protocol):
 
 
 @runtime_checkable
+class KeepsDecisionRules(Protocol):
+    """A provider that stores beside a tuned model how its labels are decided, so that the rules travel with it.
+
+    Elsewhere they are in the run store alone.
+    """
+
+    def write_decision_rules(self, model: ModelRef, text: str) -> None:
+        """Store the rules, as JSON text, beside this model, in place of earlier ones."""
+        ...
+
+    def read_decision_rules(self, model: ModelRef) -> str | None:
+        """Return the stored text; None where there is none."""
+        ...
+
+
+@runtime_checkable
 class Pausable(Protocol):
     """A provider whose jobs can be paused and resumed."""
 

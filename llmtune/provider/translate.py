@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from llmtune.errors import NotTranslatable, UnsupportedHyperparameterWarning
+from llmtune.job.base import StrictModel
 from llmtune.job.spec import DatasetSpec, EvaluationSpec, TuningJob
 from llmtune.provider.declarations import (
     DECLARED_FIELDS,
@@ -215,15 +216,18 @@ def _structural_receipts(job: TuningJob, target: Target) -> list[FieldReceipt]:
                     FieldReceipt(
                         field=f"{prefix}.{name}",
                         support="inherent",
-                        requested=_as_list(value),
-                        effective=_as_list(value),
+                        requested=_as_plain(value),
+                        effective=_as_plain(value),
                         reason=_BY_LLMTUNE,
                     )
                 )
     return rows
 
 
-def _as_list(value: Any) -> Any:
+def _as_plain(value: Any) -> Any:
+    """Return a value as a receipt stores it: lists for tuples, fields for a part of the job."""
+    if isinstance(value, StrictModel):
+        return value.model_dump(mode="json")
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -153,8 +153,8 @@ def gate(
     """
     if not_worse is not None and not not_worse >= 0:
         raise InvalidJob(f"a margin is 0 or more, not {not_worse:g}", where="not_worse")
-    result, tuned = _require_evaluation(report)
-    baseline_result, baseline_tuned = _require_evaluation(baseline)
+    result, tuned = require_evaluation(report)
+    baseline_result, baseline_tuned = require_evaluation(baseline)
     name = metric or result.main
     value, baseline_value = _require_metric(tuned, name, report), _require_metric(baseline_tuned, name, baseline)
     comparison, paired, notes = _compare(
@@ -214,8 +214,8 @@ def diff(a: Report, b: Report, *, resamples: int = RESAMPLES) -> DiffResult:
     units: dict[str, str] = {}
     paired = False
     try:
-        result_a, tuned_a = _require_evaluation(a)
-        result_b, tuned_b = _require_evaluation(b)
+        result_a, tuned_a = require_evaluation(a)
+        result_b, tuned_b = require_evaluation(b)
     except LlmtuneError as error:
         notes.append(f"the results cannot be compared: {error.message}")
     else:
@@ -239,7 +239,8 @@ def diff(a: Report, b: Report, *, resamples: int = RESAMPLES) -> DiffResult:
     )
 
 
-def _require_evaluation(report: Report) -> tuple[EvaluationResult, SystemResult]:
+def require_evaluation(report: Report) -> tuple[EvaluationResult, SystemResult]:
+    """Return the evaluation of a run, and its tuned model's result. Raises `NotJudged` where one is missing."""
     run = report.identity.run_id
     if isinstance(report.evaluation, NotReported):
         raise NotJudged(f"run {run} has no evaluation to compare: {report.evaluation.reason}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from llmtune.evaluation.results import EvaluationResult, MetricValue, SystemResult
+from llmtune.evaluation.results import EvaluationResult, MetricValue, Promise, SystemResult
 from llmtune.metrics.comparison import Comparison, fewest_rows, rows_needed, rows_to_settle, smallest_difference
 from llmtune.metrics.intervals import LEVEL, Interval
 from llmtune.metrics.points import NotReported
@@ -137,6 +137,52 @@ def describe_calibration(system: SystemResult) -> str:
         confidence=number(calibration.confidence, "share"),
         half=number(half.error, "share"),
         all=number(1 - calibration.accuracy, "share"),
+    )
+
+
+def describe_decisions(system: SystemResult) -> list[str]:
+    """Describe how a system's labels were calibrated and what can be promised of them; nothing where nothing was."""
+    name = one_line(system.name, 40)
+    if isinstance(system.decisions, NotReported):
+        return []
+    sentences = []
+    several = len(system.decisions.questions) > 1
+    for result in system.decisions.questions:
+        question = one_line(result.rule.question.name, 40)
+        who = f"The {name} model" + (f", asked for '{question}'," if several else "")
+        before, after = ({value.name: value for value in values} for values in (result.before, result.after))
+        sentences.append(
+            fill_sentence(
+                "calibrated",
+                who=who,
+                rows=count(result.rule.calibrator.rows, "row"),
+                says=result.rule.calibrator.says,
+                before=number(before["ece"].value, "share"),
+                after=number(after["ece"].value, "share"),
+                loss_before=number(before["log_loss"].value),
+                loss_after=number(after["log_loss"].value),
+            )
+        )
+        if result.promise is not None:
+            sentences.append(describe_promise(result.promise, who))
+    return sentences
+
+
+def describe_promise(promise: Promise, who: str) -> str:
+    """Describe what can be promised: the share of rows that is answered, or why nothing can be."""
+    threshold = promise.threshold
+    error = number(threshold.error, "share")
+    if promise.coverage is None or promise.interval is None:
+        return fill_sentence("no_promise", who=who, error=error, reason=threshold.reason)
+    return fill_sentence(
+        "promise",
+        who=who,
+        coverage=number(promise.coverage, "share"),
+        interval=spread(promise.interval, "share"),
+        error=error,
+        confidence=f"{threshold.confidence:.0%}",
+        answered=f"{promise.answered:,}",
+        wrong=f"{promise.wrong:,} are" if promise.wrong != 1 else "1 is",
     )
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from llmtune._safety.private_files import make_private_folder
 from llmtune.config import home
 from llmtune.errors import InvalidData, LlmtuneError, StillRunning, StoreError
-from llmtune.provider.abilities import SelfChecking
-from llmtune.provider.generation import Generator, Unavailable
+from llmtune.provider.abilities import KeepsDecisionRules, SelfChecking
+from llmtune.provider.generation import Generator, LabelScorer, Unavailable
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import DeploymentRef, ModelRef, Ref, RunState, Target
 from llmtune.redaction.secrets import scrub_leaves
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
     from llmtune.evaluation.results import EvaluationResult
     from llmtune.job.spec import EvaluationSpec
+    from llmtune.metrics.decisions import DecisionRules
     from llmtune.metrics.points import NotReported
     from llmtune.report.schema import EarlierEvaluation, Environment, Identity, Report
 
@@ -126,6 +127,8 @@ def evaluate_dataset(
     models["tuned"] = model_identity(record.provider, tuned)  # a deployment is temporary, the model is not
 
     fit_rows = count_fit_rows(record, dataset, spec, hosted=provider.hosted)
+    calibration_rows = count_calibration_rows(dataset, spec, hosted=provider.hosted)
+    spec = spec.model_copy(update={"calibration_rows": calibration_rows})
     request.progress.expect(_count_questions(generators, dataset, spec, fit_rows))
     began = time.monotonic()
     result = ask_and_score(
@@ -145,6 +148,7 @@ def evaluate_dataset(
             f"the fit was measured on {fit_rows} training rows at most, and as many validation rows, chosen by a hash"
         )
         result = result.model_copy(update={"warnings": (*result.warnings, f"{note} (evaluation.fit_rows)")})
+    _write_decision_rules(store, record, provider, tuned, result)
     data = {
         "result": result.model_dump(mode="json"),
         "seconds": time.monotonic() - began,
@@ -174,12 +178,69 @@ def count_fit_rows(record: RunRecord, dataset: Dataset, spec: EvaluationSpec, *,
     return min(FIT_ROWS, max(LEAST_FIT_ROWS, min(test_rows // 2, trained // 20)))
 
 
+def count_calibration_rows(dataset: Dataset, spec: EvaluationSpec, *, hosted: bool) -> int:
+    """Return on how many validation rows the probabilities of the tuned model's labels are calibrated.
+
+    Unless the job says: none of a vendor's model, and of one on this machine as many as test rows are asked; with a
+    promise more, for it takes hundreds of them.
+    """
+    from llmtune.evaluation.decisions import PROMISE_ROWS
+
+    if spec.calibration_rows is not None:
+        return spec.calibration_rows
+    if hosted:
+        return 0
+    rows = min(len(dataset.test), spec.max_rows)
+    return min(len(dataset.validation), rows if spec.abstain is None else max(rows, PROMISE_ROWS))
+
+
+def _write_decision_rules(
+    store: Store, record: RunRecord, provider: Provider, model: Ref, result: EvaluationResult
+) -> None:
+    """Store the rules of a model's decisions beside it, where the provider can; an error becomes a warning."""
+    rules = result.decision_rules()
+    if rules is None or not (isinstance(provider, KeepsDecisionRules) and isinstance(model, ModelRef)):
+        return
+    try:
+        provider.write_decision_rules(model, rules.to_json())
+    except (LlmtuneError, OSError) as error:
+        store.warn(record.id, f"the rules of its decisions are not stored beside the model: {error}")
+
+
+def read_decision_rules(
+    store: Store, record: RunRecord, provider: Provider, model: ModelRef, *, final: bool
+) -> DecisionRules | None:
+    """Return how a model's labels are decided: as stored beside it, else by the run's evaluation; None if by neither.
+
+    Args:
+        store: the store.
+        record: the run.
+        provider: its backend.
+        model: the final model, or a checkpoint.
+        final: whether it is the final one, which is the one that was evaluated.
+
+    Raises:
+        InvalidData: what is stored beside the model is damaged.
+    """
+    from llmtune.metrics.decisions import DecisionRules
+
+    if isinstance(provider, KeepsDecisionRules):
+        text = provider.read_decision_rules(model)
+        if text is not None:
+            return DecisionRules.from_json(text, f"decisions.json of run {record.id}")
+    evaluated = stored_evaluation(store, record) if final else None
+    return None if evaluated is None else evaluated.decision_rules()
+
+
 def _count_questions(
     generators: Mapping[str, Generator | Unavailable], dataset: Dataset, spec: EvaluationSpec, fit_rows: int
 ) -> dict[str, int]:
     """Return how many rows each system is asked, in that order."""
     test_rows = min(len(dataset.test), spec.max_rows)
     questions = {name: test_rows for name, generator in generators.items() if not isinstance(generator, Unavailable)}
+    labelled = bool(dataset.labels if spec.labels is None else spec.labels)
+    if labelled and spec.calibration_rows and isinstance(generators.get("tuned"), LabelScorer):
+        questions["tuned on calibration rows"] = min(len(dataset.validation), spec.calibration_rows)
     if "tuned" in questions:
         for part, rows in (("train", dataset.train), ("validation", dataset.validation)):
             if count := min(len(rows), fit_rows):

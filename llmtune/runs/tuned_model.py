@@ -12,11 +12,13 @@ from llmtune.data.example import Message
 from llmtune.data.findings import Finding
 from llmtune.data.formats.chat import read_messages, write_message
 from llmtune.errors import InvalidData, LlmtuneError
-from llmtune.provider.generation import Generation, GenerationRequest, Generator, Unavailable
+from llmtune.metrics.decision_schema import plan_decisions
+from llmtune.metrics.decisions import Decision, DecisionRules
+from llmtune.provider.generation import Generation, GenerationRequest, Generator, LabelScorer, Unavailable
 from llmtune.provider.intake import generate
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import ModelRef, RunState
-from llmtune.runs import finalize, settling
+from llmtune.runs import evaluation, finalize, settling
 from llmtune.runs.store.leases import Lease
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store
@@ -39,9 +41,11 @@ MAX_THREADS = 16
 class TunedModel:
     """A tuned model that can be asked. Created by `Run.model()`."""
 
-    def __init__(self, generator: Generator, ref: ModelRef) -> None:
+    def __init__(self, generator: Generator, ref: ModelRef, rules: DecisionRules | None = None) -> None:
         self.generator = generator
         self.ref = ref
+        self.rules = rules
+        """How its labels are decided, by its evaluation; None where it was not calibrated."""
 
     # A `Message` is a tuple, so a conversation could be read as a list of lists; the first of the two has precedence.
     @overload
@@ -110,6 +114,49 @@ class TunedModel:
         answers = self._ask(requests)
         return answers if several else answers[0]
 
+    @overload
+    def decide(  # type: ignore[overload-overlap]
+        self, prompt: Prompt, schema: Mapping[str, Any] | None = None
+    ) -> dict[str, Decision]: ...
+
+    @overload
+    def decide(
+        self, prompt: list[str] | tuple[str, ...] | Sequence[Sequence[Turn]], schema: Mapping[str, Any] | None = None
+    ) -> list[dict[str, Decision]]: ...
+
+    def decide(
+        self,
+        prompt: Prompt | list[str] | tuple[str, ...] | Sequence[Sequence[Turn]],
+        schema: Mapping[str, Any] | None = None,
+    ) -> dict[str, Decision] | list[dict[str, Decision]]:
+        """Decide a prompt, or each of several: every question's answer with the probabilities of all its answers.
+
+        The probabilities are calibrated, and answers withheld, as the run's evaluation has found right.
+
+        Args:
+            prompt: as in `generate`.
+            schema: a JSON Schema of the answers (`enum`, `boolean`, bounded `integer`, or an object of these); None
+                takes the labels that the model was evaluated on.
+
+        Returns:
+            The decisions by question; a model that is asked one question answers "answer". For several prompts a list.
+
+        Raises:
+            InvalidData: a prompt is not one, or there is no schema and the model has no labels of its own.
+            LlmtuneError: the backend reports no likelihoods.
+        """
+        if not isinstance(self.generator, LabelScorer):
+            raise LlmtuneError("this model's backend reports no likelihoods of answers, so it decides nothing")
+        plan = plan_decisions(schema, self.rules)
+        several = _is_several(prompt)
+        prompts = cast(Sequence[Prompt], prompt) if several else [cast(Prompt, prompt)]
+        requests = [
+            GenerationRequest(messages=_read_prompt(entry, f"prompt[{index}]" if several else "prompt"))
+            for index, entry in enumerate(prompts)
+        ]
+        decisions = [plan.decide(row) for row in self.generator.score_labels(requests, plan.labels)]
+        return decisions if several else decisions[0]
+
     def _ask(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         threads = min(self.generator.max_concurrency, MAX_THREADS, len(requests))
         if threads < 2:
@@ -158,8 +205,9 @@ def open_model(
         generator = settling.open_generator(store, record, provider, target, log.warning)
         if isinstance(generator, Unavailable):
             raise LlmtuneError(f"the model of run {record.id} cannot be asked: {generator.reason}")
+        rules = evaluation.read_decision_rules(store, record, provider, ref, final=checkpoint is None)
         with generator as opened:
-            yield TunedModel(opened, ref)
+            yield TunedModel(opened, ref, rules)
 
 
 def no_model_error(record: RunRecord) -> LlmtuneError:

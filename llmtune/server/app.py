@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmtune._safety.browser import host_name, is_loopback
-from llmtune.provider.generation import Generation
+from llmtune.provider.generation import Generation, GenerationRequest, LabelScorer
+from llmtune.server.decisions import (
+    DecisionRequest,
+    parse_decision_request,
+    read_model_name,
+    write_decisions,
+)
 from llmtune.server.guard import check_key, guard, guard_unknown, json_response, parse_json_object, require_json
 from llmtune.server.protocol import ChatRequest, RequestError, StopFilter, Writer, parse_chat_request
 from llmtune.server.queue import BatchQueue, QueuedRequest
@@ -17,6 +23,8 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
+
+    from llmtune.metrics.decisions import DecisionRules
 
 #: Bytes that a body may have. A larger one is read and discarded up to the second limit, so that its sender gets a 413.
 MAX_BODY_BYTES, MAX_DISCARDED_BYTES = 10 << 20, 256 << 20
@@ -31,6 +39,8 @@ class Served:
     name: str
     created: int
     queue: BatchQueue
+    rules: DecisionRules | None = None
+    """How its labels are decided; None where it was not calibrated."""
 
     def describe(self) -> dict[str, Any]:
         """Return the model object of GET /v1/models."""
@@ -75,11 +85,18 @@ def make_app(models: Mapping[str, Served], key: str | None) -> Starlette:
         chat = parse_chat_request(parse_json_object(await read_body(request)))
         return await answer_chat(request, chat, find(chat.model).queue)
 
+    async def decisions(request: Request) -> Response:
+        require_json(request)
+        body = parse_json_object(await read_body(request))
+        model = find(read_model_name(body))
+        return await answer_decisions(request, parse_decision_request(body, model.rules), model.queue)
+
     routes = [
         Route("/health", guard(health)),
         Route("/v1/models", guard(list_models, authorize)),
         Route("/v1/models/{model:path}", guard(get_model, authorize)),
         Route("/v1/chat/completions", guard(completions, authorize), methods=["POST"]),
+        Route("/v1/decisions", guard(decisions, authorize), methods=["POST"]),
     ]
     unknown = guard_unknown(authorize, hint="; see GET /v1/models")
     return Starlette(routes=routes, exception_handlers={404: unknown, 405: unknown})
@@ -89,7 +106,7 @@ async def answer_chat(request: Request, chat: ChatRequest, queue: BatchQueue) ->
     """Answer a chat completion, in one piece or as a stream. Raises `RequestError`."""
     from starlette.responses import Response, StreamingResponse
 
-    events = _submit(queue, chat)
+    events = _submit(queue, chat.request)
     if chat.stream:
         return StreamingResponse(
             _stream(events, chat), media_type="text/event-stream", headers={"cache-control": "no-store"}
@@ -97,7 +114,39 @@ async def answer_chat(request: Request, chat: ChatRequest, queue: BatchQueue) ->
     answer = await _wait_unless_disconnected(request, events)
     if answer is None:
         return Response(status_code=499)
+    assert isinstance(answer, Generation)
     return json_response(Writer(chat.model).completion(answer, chat))
+
+
+async def answer_decisions(request: Request, decision: DecisionRequest, queue: BatchQueue) -> Response:
+    """Answer a batch of decisions, when all of them are made. Raises `RequestError`."""
+    from starlette.responses import Response
+
+    if not isinstance(queue.generator, LabelScorer):
+        raise RequestError(
+            400,
+            f"the backend of {decision.model!r} reports no likelihoods of answers, so it decides nothing",
+            param="model",
+            code="unsupported_model",
+        )
+    waiting: list[_AnswerEvents] = []
+    try:
+        waiting.extend(_submit(queue, entry, decision.plan.labels) for entry in decision.requests)
+        scores = []
+        for events in waiting:
+            answer = await _wait_unless_disconnected(request, events)
+            if answer is None:
+                return Response(status_code=499)
+            assert isinstance(answer, list)
+            scores.append(answer)
+    except RequestError as error:
+        if error.body["error"]["param"] == "messages":  # that is what chat calls an input
+            error.body["error"]["param"] = "input"
+        raise
+    finally:
+        for events in waiting:
+            events.abandon()
+    return json_response(write_decisions(decision, scores))
 
 
 async def read_body(request: Request) -> bytes:
@@ -136,10 +185,10 @@ class _AnswerEvents:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self.queue: asyncio.Queue[str | Generation | Exception] = asyncio.Queue()
+        self.queue: asyncio.Queue[str | Generation | list[float] | Exception] = asyncio.Queue()
         self.request: QueuedRequest | None = None
 
-    def put(self, event: str | Generation | Exception) -> None:
+    def put(self, event: str | Generation | list[float] | Exception) -> None:
         """Add a piece, the answer or an error; called from the model's thread."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self.queue.put_nowait, event)
@@ -150,23 +199,23 @@ class _AnswerEvents:
             self.request.abandon()
 
 
-def _submit(queue: BatchQueue, chat: ChatRequest) -> _AnswerEvents:
+def _submit(queue: BatchQueue, request: GenerationRequest, labels: tuple[str, ...] | None = None) -> _AnswerEvents:
     events = _AnswerEvents()
-    events.request = QueuedRequest(request=chat.request, on_piece=events.put, on_done=events.put)
+    events.request = QueuedRequest(request=request, on_piece=events.put, on_done=events.put, labels=labels)
     queue.submit(events.request)
     return events
 
 
-async def _wait_for_answer(events: _AnswerEvents) -> Generation:
+async def _wait_for_answer(events: _AnswerEvents) -> Generation | list[float]:
     while True:
         event = await events.queue.get()
         if isinstance(event, Exception):
             raise RequestError.of(event) from event
-        if isinstance(event, Generation):
+        if isinstance(event, Generation | list):
             return event
 
 
-async def _wait_unless_disconnected(request: Request, events: _AnswerEvents) -> Generation | None:
+async def _wait_unless_disconnected(request: Request, events: _AnswerEvents) -> Generation | list[float] | None:
     """Wait for the complete answer; None when the client disconnects before that."""
     answer = asyncio.ensure_future(_wait_for_answer(events))
     disconnect = asyncio.ensure_future(_wait_for_disconnect(request))
@@ -195,6 +244,7 @@ async def _stream(events: _AnswerEvents, chat: ChatRequest) -> AsyncIterator[byt
             if isinstance(event, Exception):
                 yield writer.error(RequestError.of(event))
                 return
+            assert not isinstance(event, list)  # a stream asks for texts
             text = event if isinstance(event, str) else "" if sent else event.text
             sent = True
             out = stop_filter.feed(text)

@@ -1,4 +1,7 @@
-"""A bounded queue of requests to one model; a model that takes one call at a time gets them in batches."""
+"""A bounded queue of requests to one model; a model that takes one call at a time gets them in batches.
+
+Requests for texts and for the likelihoods of answers wait in one line; a batch is divided by what it asks for.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from llmtune.errors import InvalidData, LlmtuneError
-from llmtune.provider.generation import Generation, GenerationRequest, Generator, Streaming
+from llmtune.errors import InvalidData, LlmtuneError, VendorError
+from llmtune.provider.generation import Generation, GenerationRequest, Generator, LabelScorer, Streaming
 from llmtune.provider.intake import generate
 from llmtune.server.protocol import RequestError
 
@@ -29,8 +32,11 @@ class QueuedRequest:
     on_piece: Callable[[str], None]
     """Called with each piece of the answer, if the model streams."""
 
-    on_done: Callable[[Generation | Exception], None]
-    """Called once, with the answer or with the error."""
+    on_done: Callable[[Generation | list[float] | Exception], None]
+    """Called once, with the answer (the log-likelihood of each of `labels`, where there are any) or with the error."""
+
+    labels: tuple[str, ...] | None = None
+    """Answers whose likelihoods are asked for, instead of a text."""
 
     streamed: bool = False
     """Whether `on_piece` was called."""
@@ -95,8 +101,11 @@ class BatchQueue:
         while True:
             batch, closed = self._next_batch()
             waiting = [request for request in batch if not request.abandoned]
-            if waiting:
-                self._answer(waiting)
+            by_labels: dict[tuple[str, ...] | None, list[QueuedRequest]] = {}
+            for request in waiting:
+                by_labels.setdefault(request.labels, []).append(request)
+            for alike in by_labels.values():
+                self._answer(alike)
             with self._lock:
                 self._pending -= len(batch)
             if closed:
@@ -126,13 +135,9 @@ class BatchQueue:
                 request.on_piece(text)
             return not request.abandoned
 
-        requests = [queued.request for queued in batch]
         try:
-            if isinstance(self.generator, Streaming):
-                answers = self.generator.stream(requests, on_piece)
-            else:
-                answers = generate(self.generator, requests)
-            pairs = list(zip(batch, answers, strict=True))
+            answers = self._ask_model(batch, on_piece)
+            pairs: list[tuple[QueuedRequest, Generation | list[float]]] = list(zip(batch, answers, strict=True))
         except InvalidData as error:
             if len(batch) == 1:
                 batch[0].on_done(error)
@@ -151,3 +156,19 @@ class BatchQueue:
         else:
             for queued, answer in pairs:
                 queued.on_done(answer)
+
+    def _ask_model(
+        self, batch: Sequence[QueuedRequest], on_piece: Callable[[int, str], bool]
+    ) -> Sequence[Generation] | Sequence[list[float]]:
+        """Ask the model for the texts of a batch, or for the likelihoods of the labels that all of it names."""
+        requests = [queued.request for queued in batch]
+        if (labels := batch[0].labels) is not None:
+            return self._score_labels(requests, labels)
+        if isinstance(self.generator, Streaming):
+            return self.generator.stream(requests, on_piece)
+        return generate(self.generator, requests)
+
+    def _score_labels(self, requests: Sequence[GenerationRequest], labels: tuple[str, ...]) -> list[list[float]]:
+        if not isinstance(self.generator, LabelScorer):
+            raise VendorError("the backend of this model reports no likelihoods of answers, so it decides nothing")
+        return self.generator.score_labels(requests, labels)

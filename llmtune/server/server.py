@@ -165,7 +165,7 @@ class Server(HttpServer):
             self.queues.append(queue)
             self._stack.callback(queue.close)
             name = run.name if names.count(run.name) == 1 else run.id
-            served = Served(name=name, created=int(run.record.created), queue=queue)
+            served = Served(name=name, created=int(run.record.created), queue=queue, rules=opened.rules)
             models |= {name: served, run.id: served}
         return models
 

@@ -12,6 +12,7 @@ from llmtune_local.models import loading as models
 from llmtune_local.models import shape
 from llmtune_local.models.hub import LOADING, load_config, saved_gguf
 from llmtune_local.run_state.damage import DamagedFile, artefact_fault
+from llmtune_local.run_state.run_dir import DECISIONS_FILE
 from llmtune_local.training.checkpoints import write_folder
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def _merge(artefact: Path, data: Mapping[str, Any], into: Path) -> None:
     def write(path: Path) -> None:
         models.save_artefact(network, tokenizer, path, half=half)
         _copy_processor(base, revision, path)
+        if (artefact / DECISIONS_FILE).is_file():
+            shutil.copyfile(artefact / DECISIONS_FILE, path / DECISIONS_FILE)
         if labelled:
             shutil.copy(artefact / LABELS_FILE, path)
 

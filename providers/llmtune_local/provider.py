@@ -20,7 +20,7 @@ from llmtune.errors import LlmtuneError
 from llmtune_local import declarations, preflight, requests, responses
 from llmtune_local.default_settings import choose_adapter
 from llmtune_local.run_state.damage import artefact_fault
-from llmtune_local.run_state.run_dir import RunDir, now
+from llmtune_local.run_state.run_dir import DECISIONS_FILE, RunDir, now, write_atomically
 from llmtune_local.run_state.schema import RunRequest
 from llmtune_local.settings import LocalOptions, LocalSettings
 from llmtune_local.worker import supervisor
@@ -227,6 +227,16 @@ class LocalProvider(core.BaseProvider):
         from llmtune_local.export import artefact_of, serving_command
 
         return serving_command(artefact_of(model.id), model.data, name) if model.data.get("tuned") else None
+
+    def write_decision_rules(self, model: core.ModelRef, text: str) -> None:
+        """Write `decisions.json` beside the adapter or the whole model."""
+        if model.data.get("tuned"):
+            write_atomically(Path(model.id) / DECISIONS_FILE, text)
+
+    def read_decision_rules(self, model: core.ModelRef) -> str | None:
+        """Return what is in `decisions.json`; None where there is no such file."""
+        path = Path(model.id) / DECISIONS_FILE
+        return path.read_text(encoding="utf-8") if model.data.get("tuned") and path.is_file() else None
 
     def check(self, model: core.ModelRef, examples: Sequence[Example]) -> list[core.CheckResult]:
         """Check that training rendered what inference renders, and that the model ends its turn."""

@@ -14,9 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from llmtune.cli.app import app
-from llmtune.errors import RunFailed
+from llmtune.errors import InvalidData, RunFailed
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.job.spec import TuningJob
+from llmtune.metrics.decisions import DecisionRules
 from llmtune.provider.generation import Unavailable
 from llmtune.provider.types import RunState
 from llmtune.runs.api import start
@@ -77,6 +78,45 @@ def test_a_run_of_the_model_in_the_package_is_evaluated_again_on_other_rows(tmp_
     assert report.evaluated_on.endswith("new.jsonl")
     assert [each.rows for each in report.earlier_evaluations] == [first.evaluation.rows]
     assert run.report() == report
+
+
+@pytest.mark.slow
+def test_the_rules_of_decisions_lie_beside_the_model_and_are_followed(tmp_path: Path) -> None:
+    path = tmp_path / "cases.jsonl"
+    path.write_text("".join(f'{{"text": "{"ab"[n % 2]} case {n}", "label": "{"ab"[n % 2]}"}}\n' for n in range(160)))
+    job = TuningJob.model_validate(
+        {
+            "name": "decided",
+            "dataset": {"path": str(path), "split": [0.25, 0.5, 0.25]},
+            "model": "tiny-encoder",
+            "method": "classification",
+            "hyperparameters": {"max_steps": 1, "batch_size": 4},
+            "evaluation": {"max_rows": 20, "fit_rows": 0, "abstain": {"error": 0.02}},
+        }
+    )
+    run = start(job, "local")
+    report = run.wait()
+    assert isinstance(report.evaluation, EvaluationResult)
+    rules = report.evaluation.decision_rules()
+    assert rules is not None
+    assert rules.rules[0].calibrator.rows == 80  # all validation rows: a promise takes more than are tested
+    assert run.model_ref is not None
+    stored = Path(run.model_ref.id) / "decisions.json"
+    assert DecisionRules.from_json(stored.read_text(), "decisions.json") == rules
+    with run.model() as model:
+        (decision, _) = (entry["answer"] for entry in model.decide(["a case 500", "b case 501"]))
+        assert (decision.calibrated, decision.abstained) == (True, True)  # 80 rows cannot promise 2 %
+        assert sum(decision.probabilities.values()) == pytest.approx(1)
+        assert model.decide("a case", {"enum": ["b", "a"]})["answer"].calibrated
+    stored.write_text('{"schema_version": 9}')
+    with pytest.raises(InvalidData, match=r"decisions\.json of run .* holds no decision rules"), run.model():
+        pass
+    again = run.evaluate()
+    assert DecisionRules.from_json(stored.read_text(), "decisions.json") == rules
+    assert isinstance(again.evaluation, EvaluationResult)
+    stored.unlink()
+    with run.model() as model:  # the run's evaluation knows them too
+        assert model.rules == rules
 
 
 @pytest.mark.slow

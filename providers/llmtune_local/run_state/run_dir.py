@@ -35,6 +35,9 @@ from llmtune_local.run_state.schema import Cursor, EventLine, MetricLine, Result
 
 _Record = TypeVar("_Record", bound=BaseModel)
 
+#: How the labels of a tuned model are decided: stored beside its weights once it was evaluated.
+DECISIONS_FILE = "decisions.json"
+
 #: A status file fills one block of the disk, so that it can still be rewritten in place when the disk is full.
 _STATUS_BYTES = 4096
 

@@ -15,12 +15,14 @@ from llmtune.cli import evaluate
 from llmtune.errors import InvalidData, NotJudged, RunNotFound, TransientError
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.job.spec import EvaluationSpec, Hyperparameters, TuningJob
+from llmtune.metrics.decisions import Decision
 from llmtune.report.schema import Report
 from llmtune.runs.api import start
 from llmtune.runs.poller import PollInterval
 from llmtune.runs.run import Run
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
 from llmtune.testing.generic_vendor import Fake
+from tests.llmtune.evaluation.test_decisions import run as evaluate_decisions
 
 APP = typer.Typer()
 evaluate.mount(APP)
@@ -146,6 +148,22 @@ def test_the_gate_does_not_guess_without_an_evaluation(run: Run, tmp_path: Path)
         llmtune("gate", run.id, "--baseline", tmp_path / "bare.json", "--better")
 
 
+def test_the_gate_holds_a_run_to_a_promise(run: Run, tmp_path: Path) -> None:
+    result = evaluate_decisions(EvaluationSpec(max_rows=500, calibration_rows=300))
+    decided = run.report().model_copy(update={"evaluation": result})
+    decided.save(tmp_path / "decided.json")
+    words = ("gate", tmp_path / "decided.json", "--abstain-error", "0.05", "--min-coverage")
+    passed = llmtune(*words, "0.4", "--comment", tmp_path / "gate.md")
+    assert (passed.exit_code, passed.stdout.splitlines()[0]) == (0, "passed")
+    assert (tmp_path / "gate.md").read_text(encoding="utf-8").startswith("### \u2705 llmtune gate: passed")
+    failed = llmtune(*words, "0.9", "--json")
+    assert (failed.exit_code, json.loads(failed.stdout)["passed"]) == (5, False)
+    with pytest.raises(NotJudged, match="promises nothing"):
+        llmtune("gate", run.id, *words[2:], "0.4")
+    for options in (words[2:4], ("--min-coverage", "0.5"), (*words[2:], "0.4", "--better"), ()):
+        assert llmtune("gate", run.id, *options).exit_code == 2
+
+
 def test_a_diff_in_three_shapes(run: Run, weaker: Path) -> None:
     result = llmtune("diff", weaker, run.id)
     assert result.exit_code == 0
@@ -179,6 +197,8 @@ def test_each_line_of_a_pipe_is_a_question(run: Run, vendor: Fake) -> None:
 class Parrot:
     """A tuned model that says what it was asked, and how many turns it saw."""
 
+    rules: object = None
+
     def __init__(self) -> None:
         self.seen: list[list[str]] = []
 
@@ -189,6 +209,28 @@ class Parrot:
         if turns[-1].words == "fail":
             raise TransientError("too many requests")
         return Generation(text=f"you said {turns[-1].words}", finish_reason="stop")
+
+
+class SureParrot(Parrot):
+    """The same, with labels of its own; it is never sure enough."""
+
+    rules = object()
+
+    def decide(self, turns: list) -> dict[str, Decision]:  # type: ignore[type-arg]
+        decision = Decision(
+            question="answer", answer="no\x1b[31m", confidence=0.61, probabilities={"no": 0.61}, abstained=True
+        )
+        return {"answer": decision}
+
+
+def test_chat_says_how_sure_a_calibrated_model_is(capsys: pytest.CaptureFixture[str]) -> None:
+    conversation = evaluate._Conversation(SureParrot(), None)  # type: ignore[arg-type]
+    answer = conversation.ask("hello")
+    evaluate._print_answer(answer, conversation.decisions)
+    captured = capsys.readouterr()
+    assert captured.out == "you said hello\n"
+    assert "61.0% sure, too little for the promise: ask a person)" in captured.err
+    assert "\x1b[31m" not in captured.err
 
 
 def test_a_conversation_remembers_until_told_to_forget(

@@ -36,6 +36,30 @@ class Echo:
     def __exit__(self, *_: object) -> None: ...
 
 
+class Scorer(Echo):
+    """Finds the label likely that the last turn names."""
+
+    def score_labels(self, requests: Sequence[GenerationRequest], labels: Sequence[str]) -> list[list[float]]:
+        return [[0.0 if label in request.messages[-1].words else -3.0 for label in labels] for request in requests]
+
+
+def test_prompts_are_decided_by_a_schema() -> None:
+    model = TunedModel(Scorer(), ModelRef(id="m"))
+    one = model.decide("the red one", {"enum": ["red", "blue"]})
+    assert (one["answer"].answer, one["answer"].calibrated) == ("red", False)
+    several = model.decide(["blue", "red"], {"enum": ["red", "blue"]})
+    assert [decisions["answer"].answer for decisions in several] == ["blue", "red"]
+    with pytest.raises(InvalidData, match="schema is missing"):
+        model.decide("red")
+    with pytest.raises(InvalidData, match="a prompt is a text or a list of turns"):
+        model.decide(7, {"type": "boolean"})  # type: ignore[call-overload]
+
+
+def test_a_model_without_likelihoods_decides_nothing() -> None:
+    with pytest.raises(LlmtuneError, match="reports no likelihoods"):
+        TunedModel(Echo(), ModelRef(id="m")).decide("red", {"enum": ["red", "blue"]})
+
+
 def ask(prompt: Any, generator: Echo | None = None) -> Any:
     return TunedModel(generator or Echo(), ModelRef(id="m")).generate(prompt)
 

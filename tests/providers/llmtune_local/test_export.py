@@ -12,6 +12,7 @@ import torch
 
 from llmtune.errors import InvalidJob, LlmtuneError
 from llmtune_local.export import export
+from llmtune_local.run_state.run_dir import DECISIONS_FILE
 
 IDS = torch.arange(12).unsqueeze(0)
 
@@ -33,6 +34,7 @@ def test_adapter_and_merged_give_the_same_logits(train: Callable[..., Any], tmp_
 
     trainer = train()
     expected = logits(trainer)
+    (trainer.folder.adapter / DECISIONS_FILE).write_text("{}")
     notes = export(trainer.folder.adapter, data_of(trainer), "adapter", tmp_path / "out" / "adapter")
     merged_notes = export(trainer.folder.adapter, data_of(trainer), "merged", tmp_path / "out" / "merged")
     adapter = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out" / "adapter").eval()
@@ -43,6 +45,7 @@ def test_adapter_and_merged_give_the_same_logits(train: Callable[..., Any], tmp_
     for kind in ("adapter", "merged"):
         tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out" / kind)
         assert tokenizer.chat_template == trainer.tokenizer.chat_template
+        assert (tmp_path / "out" / kind / DECISIONS_FILE).read_text() == "{}"
     assert f"--lora-modules tuned={tmp_path / 'out' / 'adapter'} --max-lora-rank 8" in notes[0]
     assert f"--generation-config {tmp_path / 'out' / 'adapter'}" in notes[0]
     assert f"vllm serve {tmp_path / 'out' / 'merged'}" in merged_notes[0]

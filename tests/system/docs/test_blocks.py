@@ -41,12 +41,13 @@ NO_RUN = {
     "docs/coming-from/litellm.md": ["litellm is not installed"],
     "docs/coming-from/trl.md": ["TRL is not installed"],
     "docs/compare.md": ["needs accounts"],
+    "docs/decisions.md": ["needs a run with labels"],
     "docs/fallback.md": ["needs accounts"],
     "docs/page.md": ["needs an account"],
     "docs/providers/together.md": ["needs an account"],
     "docs/rescue.md": ["needs an account"],
     "docs/runs.md": ["needs an account", "needs an account"],
-    "docs/serve.md": ["needs a server under way"],
+    "docs/serve.md": ["needs a server under way", "needs a server under way"],
     "docs/sweep.md": ["trains more than twenty times"],
 }
 

@@ -99,6 +99,8 @@ COMMANDS: dict[str, list[str]] = {
         *(f"{{run}} --baseline {{run}} --better --format {shape}" for shape in ("terminal", "json", "markdown")),
         "{run} --baseline {run} --not-worse 1 --comment comment.md --json",
         "{run} --baseline {run} --better --metric {hostile}",
+        "{run} --abstain-error 0.02 --min-coverage 0.8",
+        "{run} --abstain-error 7 --min-coverage 0.8 --json",
     ],
     "diff": [
         *(f"{{run}} {{local}} --format {shape}" for shape in ("terminal", "json", "markdown")),

@@ -1,6 +1,6 @@
 """The wheel on every supported Python, and with the lowest versions that pyproject.toml admits.
 
-`tools/make_pythons.py` makes the environments; `make test-slow` runs it before the tests, of which none reaches an index.
+`tools/make_pythons.py` makes the environments; `make test-slow` runs it before the tests, which reach no index.
 """
 
 from __future__ import annotations

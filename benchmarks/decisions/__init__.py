@@ -1,0 +1,1 @@
+"""Sets and trainings of the decisions benchmark (`benchmarks/decisions.py`)."""
