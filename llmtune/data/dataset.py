@@ -21,6 +21,7 @@ from llmtune.data.io.reading import Reading
 from llmtune.data.split import split
 
 if TYPE_CHECKING:
+    from llmtune.data.rendering.token_count import Counter as TokenCounter
     from llmtune.job.spec import DatasetSpec
 
 #: Findings that are kept of each code.
@@ -64,11 +65,15 @@ class Dataset:
 
     @cached_property
     def estimated_tokens(self) -> dict[str, int]:
-        """Tokens by part, of the answers of each part ("train_answers"), of the longest row and of the longest turn, by
-        the rule of `llmtune.data.rendering.token_count` (an estimate)."""
+        """Tokens as `count_tokens` counts them, by the rule of `llmtune.data.rendering.token_count` (an estimate)."""
         from llmtune.data.rendering.token_count import Counter as TokenCounter
 
-        count = TokenCounter().row
+        return self.count_tokens(TokenCounter())
+
+    def count_tokens(self, counter: TokenCounter) -> dict[str, int]:
+        """Return the tokens by part, of the answers of each part ("train_answers"), of the longest row and of the
+        longest turn."""
+        count = counter.row
         totals = {"longest": 0, "longest_turn": 0}
         for part, rows in (("train", self.train), ("validation", self.validation), ("test", self.test)):
             sizes = [count(row) for row in rows]

@@ -127,14 +127,16 @@ def price_tuned(traffic: Traffic, estimate: CostEstimate, price: Price, *, hoste
         estimate: the estimate of the job; the upper end of its training counts.
         price: the vendor's prices. Where it bills hosting and no tokens of tuned models (see `Price.billed`), the
             tokens cost nothing; where it bills neither, it does not serve the model and the cost is not known.
-        hosted_by_the_hour: whether it answers only from a deployment that is billed by the hour.
+        hosted_by_the_hour: whether it answers only from a deployment that is billed by the hour; so it does where the
+            vendor bills hosting and no tokens.
     """
+    by_token = bool({"input", "output"} & set(price.billed))
     tokens = 0.0 if "hosting" in price.billed else None
-    if {"input", "output"} & set(price.billed):
+    if by_token:
         tokens = price_tokens(traffic, price.input, price.output)
     storage = price.storage or 0.0
     standing: float | None = storage
-    if hosted_by_the_hour and "hosting" in price.billed:
+    if (hosted_by_the_hour or not by_token) and "hosting" in price.billed:
         standing = None if price.hosting is None else storage + HOURS_PER_MONTH * price.hosting
     if "storage" in price.billed and price.storage is None:
         standing = None
