@@ -80,6 +80,8 @@ class TotalCost(FrozenModel):
     base: UsageCost
     few_shot: UsageCost
     break_even: tuple[BreakEven, ...]
+    note: str = ""
+    """What the amounts rest on, where that is not plain."""
 
 
 def parse_traffic(text: str) -> float:
@@ -146,11 +148,11 @@ def price_tuned(traffic: Traffic, estimate: CostEstimate, price: Price, *, hoste
 def price_machine(traffic: Traffic, training_hours: float | None, hourly: float | None) -> UsageCost:
     """Return what the tuned model costs on one's own machine, or on one rented at `hourly` around the clock.
 
-    Without a price by the hour the machine counts as paid for.
+    Without a price by the hour the machine counts as paid for. Training is billed by the minute begun.
     """
     if hourly is None:
         return sum_usage("tuned", traffic, 0.0, 0.0, 0.0)
-    once = None if training_hours is None else training_hours * hourly
+    once = None if training_hours is None else math.ceil(round(training_hours * 60, 6)) / 60 * hourly
     return sum_usage("tuned", traffic, once, 0.0, HOURS_PER_MONTH * hourly)
 
 

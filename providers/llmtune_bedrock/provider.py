@@ -45,9 +45,8 @@ class BedrockProvider(core.StoredUploads, core.BaseProvider):
     # --- offline -----------------------------------------------------------------------------------------------------
     def capabilities(self, target: core.Target) -> core.Capabilities:
         """Return what this target supports, by the family of its model. Pure."""
-        return targets.by_family(
-            super().capabilities(target), target.model, self.settings.value_of("region"), target.options
-        )
+        region = self.settings.value_of("region")
+        return targets.by_family(super().capabilities(target).in_region(region), target.model, region, target.options)
 
     def find_credentials(self) -> core.Credentials:
         """Return whether AWS's chain has something to read."""

@@ -16,6 +16,7 @@ from llmtune.report.html.notebook import card, grid
 from llmtune.report.html.page import Section, page, sorted_by, table
 from llmtune.report.html.run import state_mark
 from llmtune.report.leaderboard.board import Board, LeaderboardRow, PairwiseResult
+from llmtune.report.leaderboard.in_use import USE_HEADINGS, describe_use, list_unknown, use_cells
 from llmtune.report.leaderboard.text import HEADINGS, cells, filled_columns
 
 
@@ -46,10 +47,21 @@ def sections(board: Board, charts: list[dict[str, Any]]) -> Iterator[Section]:
     yield Section("pairs", "Told apart?", _pairs(board))
     yield Section("curves", "Curves", chart_figures(charts))
     yield Section("even", "When tuning pays", _break_even(board))
+    yield Section("use", describe_use(board) or "In use", _use(board), short="In use")
     yield Section("fields", "What became of the settings", _fields(board), short="Settings")
     yield Section("until", "Until when", _until(board))
     warnings = [el("li", warning) for warning in board.warnings]
     yield Section("warnings", "Warnings", el("ul", warnings) if warnings else Markup(""))
+
+
+def _use(board: Board) -> Markup:
+    if not describe_use(board):
+        return Markup("")
+    rows: list[list[Child]] = [[el("td", cell) for cell in row] for row in use_cells(board)]
+    headings = ("model", *USE_HEADINGS[1:])
+    unknown = [el("li", sentence) for sentence in list_unknown(board)]
+    costs = table(headings, rows, numbers=range(1, len(headings) - 1), caption=describe_use(board), titled=False)
+    return costs + (el("ul", unknown) if unknown else Markup(""))
 
 
 def _tuned(board: Board) -> list[LeaderboardRow]:

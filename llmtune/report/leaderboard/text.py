@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from llmtune.metrics.points import NotReported
 from llmtune.metrics.sentences import fill_sentence
 from llmtune.report.format import difference, metric_name, money, number, seconds, spread
+from llmtune.report.leaderboard.in_use import USE_HEADINGS, describe_use, list_unknown, use_cells
 from llmtune.report.markdown import code, plain, table
 from llmtune.report.verdicts import ALPHA, AS_WELL, describe_lead, worst_loss
 
@@ -208,6 +209,11 @@ def _parts(board: Board) -> Iterator[str]:
     rows = [[plain(row[column]) for column in columns] for row in table_rows]
     right = [number for number, column in enumerate(columns) if column in (1, 3, 4, 5, 6, 8)]
     yield table([HEADINGS[column] for column in columns], rows, right=right)
+    if heading := describe_use(board):
+        yield f"## {heading}"
+        used = [[plain(cell) for cell in row] for row in use_cells(board)]
+        yield table(USE_HEADINGS, used, right=(1, 2, 3, 4))
+        yield "\n".join(f"- {plain(sentence, 1000)}" for sentence in list_unknown(board))
     if board.pairs:
         yield "## Told apart?"
         yield table(
@@ -258,8 +264,28 @@ def print_board(board: Board, console: Console) -> None:
             grid.add_row(*(escape(row[column]) for column in columns), style=style)
         console.print(grid)
         console.print()
+    _print_use(board, console)
     for standing in board.standings:
         if standing.lost:
             console.print(f"{escape(standing.label)} does not use {escape(', '.join(standing.lost))}", soft_wrap=True)
     for warning in board.warnings:
         console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+
+
+def _print_use(board: Board, console: Console) -> None:
+    """Print the costs in use, where traffic was given."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not (heading := describe_use(board)):
+        return
+    console.print(f"[bold]{heading}[/]")
+    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    for heading in USE_HEADINGS:
+        grid.add_column(heading, overflow="fold", justify="right" if heading else "left")
+    for row in use_cells(board):
+        grid.add_row(*map(escape, row))
+    console.print(grid)
+    for sentence in list_unknown(board):
+        console.print(f"[dim]{escape(sentence)}[/]", soft_wrap=True)
+    console.print()
