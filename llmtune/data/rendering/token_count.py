@@ -14,9 +14,9 @@ TOKENS_PER_TURN = 4
 RULE = "an estimate: words, digits, signs and scripts weighed, and 4 tokens a turn"
 
 #: The weights of an estimate, in tokens: of a text, of each single space, of two spaces in a row, and of each other
-#: character, by the first byte that it has in UTF-8. Fitted on 2026-12-01 to the tokenizers o200k_base, cl100k_base and
-#: that of DeepSeek V3: ASCII on about 40 training files of vendors and on Python's standard library, nearly all of which
-#: are within 8 % of them, the rest on software messages in 28 languages, most of which are within 20 % of
+#: character, by the first byte that it has in UTF-8. Fitted on 2026-12-01 to the tokenizers o200k_base, cl100k_base
+#: and that of DeepSeek V3: ASCII on about 40 training files of vendors and on Python's standard library, nearly all
+#: of which are within 8 % of them, the rest on software messages in 28 languages, most of which are within 20 % of
 #: o200k_base; the tokenizers themselves are up to four times apart there.
 _TEXT_WEIGHT = 0.73
 _SPACE_WEIGHT = 0.74
