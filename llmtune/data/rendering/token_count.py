@@ -39,6 +39,8 @@ _LEAD_BYTE_WEIGHTS = (
     (bytes(range(0xF0, 0x100)), 3.0),  # emoji
 )
 _LATER_BYTES = bytes(range(0x80, 0xC0))
+#: Text without spaces (addresses, codes) has more tokens than the weights of its letters come to.
+_MOST_BYTES_PER_TOKEN = 6
 
 
 def estimate_tokens(text: str) -> int:
@@ -55,6 +57,7 @@ def estimate_tokens(text: str) -> int:
             remaining = remaining.translate(None, members)
             total += weight * (size - len(remaining))
     pairs = remaining.count(b"  ")
+    least = 0.5 + len(remaining) / _MOST_BYTES_PER_TOKEN
     size = len(remaining)
     remaining = remaining.translate(None, b" ")
     total += _PAIR_WEIGHT * pairs + _SPACE_WEIGHT * (size - len(remaining) - 2 * pairs)
@@ -62,7 +65,7 @@ def estimate_tokens(text: str) -> int:
         size = len(remaining)
         remaining = remaining.translate(None, members)
         total += weight * (size - len(remaining))
-    return max(1, int(total + _SIGN_WEIGHT * len(remaining)))
+    return max(1, int(max(least, total + _SIGN_WEIGHT * len(remaining))))
 
 
 def write_tools_as_json(tools: Sequence[Mapping[str, Any]]) -> str:

@@ -30,6 +30,11 @@ def test_any_text_has_a_token_and_none_has_none(text: str) -> None:
     assert estimate_tokens("") == 0
 
 
+def test_text_without_spaces_has_tokens_by_its_length() -> None:
+    assert estimate_tokens("a" * 600) == 100
+    assert estimate_tokens("https://example.com/" + "path/" * 20) >= 20
+
+
 def test_scripts_weigh_what_they_cost_and_not_their_bytes() -> None:
     russian, chinese = "Заказ не пришёл вовремя. " * 4, "订单没有按时送达。" * 4
     assert estimate_tokens(russian) < len(russian.encode()) / 4
