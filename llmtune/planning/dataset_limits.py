@@ -97,13 +97,13 @@ def build_dataset_status(
 
 
 def count_dataset_tokens(dataset: Dataset, rules: VendorRows | None) -> dict[str, int]:
-    """Return the dataset's tokens (see `Dataset.count_tokens`) with tools as the vendor writes them."""
-    from llmtune.data.rendering.token_count import Counter
+    """Return the dataset's tokens (see `count_parts`) with tools as the vendor writes them."""
+    from llmtune.data.rendering.token_count import Counter, count_parts
 
     write_tools = None if rules is None else rules.write_tools
     if write_tools is None or not any(row.tools for rows in (dataset.train, dataset.validation) for row in rows):
         return dataset.estimated_tokens
-    return dataset.count_tokens(Counter(write_tools=write_tools))
+    return count_parts(dataset.parts, Counter(write_tools=write_tools))
 
 
 def _count_row_tokens(dataset: Dataset, counted: Mapping[str, int]) -> tuple[float, float]:

@@ -214,3 +214,15 @@ def _without_images(message: Message) -> Message:
     if not isinstance(message.content, tuple):
         return message
     return message.replace(content=tuple(part for part in message.content if not isinstance(part, ImagePart)))
+
+
+def count_parts(parts: Mapping[str, Sequence[Example]], counter: Counter) -> dict[str, int]:
+    """Return the tokens by part, of the answers of each part ("train_answers"), of the longest row and turn."""
+    totals = {"longest": 0, "longest_turn": 0}
+    for part, rows in parts.items():
+        sizes = [counter.row(row) for row in rows]
+        totals[part] = sum(size.total for size in sizes)
+        totals[f"{part}_answers"] = sum(size.assistant for size in sizes)
+        totals["longest"] = max([totals["longest"], *(size.total for size in sizes)])
+        totals["longest_turn"] = max([totals["longest_turn"], *(size.longest_turn for size in sizes)])
+    return totals
