@@ -40,8 +40,8 @@ class Traffic(FrozenModel):
 class UsageCost(FrozenModel):
     """What one way of answering costs: once, each month, and in all over the months of the traffic.
 
-    `once` is the training, `tokens` the answers of a month, `standing` hosting and storage of a month. They are None
-    where a price is not known, with the reason in `unknown`.
+    `name` says which way, `once` is the training, `tokens` the answers of a month, `standing` hosting and storage of a
+    month, `total` all of it over the months. They are None where a price is not known, with the reason in `unknown`.
     """
 
     name: str
