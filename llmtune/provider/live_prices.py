@@ -48,7 +48,11 @@ def read_live_prices(path: Path, kind: str) -> Mapping[str, Mapping[str, Any]]:
 
 
 def write_live_prices(kind: str, page: str, asked: date, models: Mapping[str, Mapping[str, float]]) -> Path:
-    """Keep what one kind of service answered, in place of what it answered before; return the file."""
+    """Keep what one kind of service answered, in place of what it answered before; return the file.
+
+    Raises:
+        InvalidSettings: the file cannot be written.
+    """
     from llmtune.redaction.documents import dump_json
 
     path = live_price_path()
@@ -58,10 +62,13 @@ def write_live_prices(kind: str, page: str, asked: date, models: Mapping[str, Ma
         kept = {}
     answered = {model: check_prices(prices) for model, prices in sorted(models.items())}
     kept[kind] = {"asked": asked.isoformat(), "page": page, "models": answered}
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(dump_json(kept) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(dump_json(kept) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise InvalidSettings(f"{path}: what the service answered cannot be kept: {error}") from None
     return path
 
 
