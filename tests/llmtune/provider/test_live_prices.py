@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmtune.errors import InvalidSettings
+from llmtune.provider.limits import Price
 from llmtune.provider.live_prices import check_prices, live_price_path, read_live_prices, write_live_prices
 from llmtune.provider.registry import get_provider
 from llmtune.provider.types import Target
@@ -24,7 +25,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def price():  # type: ignore[no-untyped-def]
+def price() -> Price:
     return get_provider("together").capabilities(Target(provider="together", kind="together", model=MODEL)).price
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -20,7 +21,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMTUNE_TODAY", "2026-12-01")
 
 
-def read_models(name: str, *words: str) -> dict[str, dict[str, object]]:
+def read_models(name: str, *words: str) -> dict[str, dict[str, Any]]:
     result = CliRunner().invoke(app, ["prices", name, "--json", *words])
     assert result.exit_code == 0, (result.output, result.exception)
     return {row["model"]: row for row in json.loads(result.stdout)["models"]}
@@ -31,12 +32,12 @@ def test_together_answers_the_prices_of_answers_and_hardware(monkeypatch: pytest
     with FakeTogether(api_key="key-for-tests") as vendor:
         monkeypatch.setenv("LLMTUNE_TOGETHER_BASE_URL", vendor.url)
         before = read_models("together")["openai/gpt-oss-120b"]
-        assert "hosting" in before["unknown"]  # type: ignore[operator]
+        assert "hosting" in before["unknown"]
         row = read_models("together", "--live")["openai/gpt-oss-120b"]
         assert not vendor.complaints
     assert row["unknown"] == ["training"]
-    assert row["prices"]["hosting"] == 12.98  # type: ignore[index]
-    assert "GET /v2/supported-models" in row["sources"]["hosting"]  # type: ignore[index]
+    assert row["prices"]["hosting"] == 12.98
+    assert "GET /v2/supported-models" in row["sources"]["hosting"]
     assert row["checked"] == "2026-12-01"
     kept = read_models("together")["openai/gpt-oss-120b"]  # the service is gone, and is not asked
     assert kept["prices"] == row["prices"]
@@ -65,7 +66,7 @@ def test_bedrock_asks_the_price_list(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         row = read_models("bedrock", "--live")["amazon.nova-pro-v1:0:300k"]
         assert not vendor.complaints
     assert row["unknown"] == []
-    assert row["prices"]["training"] == 8.0  # type: ignore[index]
+    assert row["prices"]["training"] == 8.0
 
 
 @pytest.mark.parametrize(
