@@ -33,12 +33,12 @@ def read_live_prices(path: Path, kind: str) -> Mapping[str, Mapping[str, Any]]:
     if answered is None:
         return {}
     try:
-        asked, page = date.fromisoformat(answered["asked"]), str(answered["page"])
+        day, page = date.fromisoformat(answered["asked"]), str(answered["page"])
         return {
             model: {
                 **check_prices(prices),
-                "sources": dict.fromkeys(check_prices(prices), f"{page}, asked on {asked}"),
-                "checked": asked,
+                "sources": dict.fromkeys(check_prices(prices), f"{page}, asked on {day}"),
+                "checked": day,
             }
             for model, prices in answered["models"].items()
             if check_prices(prices)
@@ -47,7 +47,7 @@ def read_live_prices(path: Path, kind: str) -> Mapping[str, Mapping[str, Any]]:
         raise _broken(path) from None
 
 
-def write_live_prices(kind: str, page: str, asked: date, models: Mapping[str, Mapping[str, float]]) -> Path:
+def write_live_prices(kind: str, page: str, day: date, models: Mapping[str, Mapping[str, float]]) -> Path:
     """Keep what one kind of service answered, in place of what it answered before; return the file.
 
     Raises:
@@ -57,15 +57,15 @@ def write_live_prices(kind: str, page: str, asked: date, models: Mapping[str, Ma
 
     path = live_price_path()
     try:
-        kept = _read(path)
+        answers = _read(path)
     except InvalidSettings:  # a broken file is replaced
-        kept = {}
+        answers = {}
     answered = {model: check_prices(prices) for model, prices in sorted(models.items())}
-    kept[kind] = {"asked": asked.isoformat(), "page": page, "models": answered}
+    answers[kind] = {"asked": day.isoformat(), "page": page, "models": answered}
     unfinished = path.with_suffix(".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(dump_json(kept) + "\n", encoding="utf-8")
+        unfinished.write_text(dump_json(answers) + "\n", encoding="utf-8")
         unfinished.replace(path)
     except OSError as error:
         raise InvalidSettings(f"{path}: what the service answered cannot be kept: {error}") from None

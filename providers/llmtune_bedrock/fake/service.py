@@ -112,14 +112,14 @@ class FakeBedrock(FakeS3):
         self.check(call, "GetProducts", body, "pricing")
         if call.headers.get("x-amz-target") != "AWSPriceListService.GetProducts":
             raise Refusal(400, "Unknown operation.", code="UnknownOperationException")
-        asked = {item["Field"]: item["Value"] for item in body.get("Filters", ())}
-        listed = self.prices.get(asked.get("usagetype", ""))
+        filters = {term["Field"]: term["Value"] for term in body.get("Filters", ())}
+        listed = self.prices.get(filters.get("usagetype", ""))
         if body["ServiceCode"] != "AmazonBedrock" or listed is None:
             return {"FormatVersion": "aws_v1", "PriceList": []}
         amount, unit = listed
         dimension = {"unit": unit, "pricePerUnit": {"USD": amount}, "description": "", "beginRange": "0"}
         product = {
-            "product": {"attributes": {"usagetype": asked["usagetype"]}},
+            "product": {"attributes": {"usagetype": filters["usagetype"]}},
             "terms": {"OnDemand": {"SKU.TERM": {"priceDimensions": {"SKU.TERM.RATE": dimension}}}},
         }
         return {"FormatVersion": "aws_v1", "PriceList": [json.dumps(product)]}
