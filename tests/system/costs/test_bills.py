@@ -106,10 +106,10 @@ def providers(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, tuple[Provi
     for name in ("OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "ARM_TOKEN", "NEBIUS_API_KEY", "TOGETHER_API_KEY"):
         monkeypatch.setenv(name, "key-for-tests")
     with ExitStack() as stack:
-        openai, azure, nebius, together = (
-            stack.enter_context(fake(api_key="key-for-tests"))
-            for fake in (FakeOpenAI, FakeAzure, FakeNebius, FakeTogether)
-        )
+        openai = stack.enter_context(FakeOpenAI(api_key="key-for-tests"))
+        azure = stack.enter_context(FakeAzure(api_key="key-for-tests"))
+        nebius = stack.enter_context(FakeNebius(api_key="key-for-tests"))
+        together = stack.enter_context(FakeTogether(api_key="key-for-tests"))
         made: dict[str, tuple[Any, str]] = {
             "openai": (
                 OpenAIProvider("openai", OpenAIProvider.Settings(base_url=f"{openai.url}/v1", timeout=5)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from llmtune.data.example import Example, Message
@@ -86,5 +88,6 @@ def test_odd_schemas_are_written_all_the_same() -> None:
     for _ in range(500):
         nested = {"type": "object", "properties": {"more": nested}}
     assert "any" in write_tools([{"function": {"name": "deep", "parameters": nested}}])
-    for parameters in (None, [], {"properties": 3}, {"properties": {"a": 1}}, {"properties": {"a": {"enum": None}}}):
+    odd: list[Any] = [None, [], {"properties": 3}, {"properties": {"a": 1}}, {"properties": {"a": {"enum": None}}}]
+    for parameters in odd:
         assert "type odd = " in write_tools([{"function": {"name": "odd", "parameters": parameters}}])
