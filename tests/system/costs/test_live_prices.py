@@ -46,7 +46,7 @@ def test_together_answers_the_prices_of_answers_and_hardware(monkeypatch: pytest
 def test_nebius_answers_the_price_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEBIUS_API_KEY", "nb-test")
     with FakeNebius(api_key="nb-test") as vendor:
-        vendor.prices = {"meta-llama/Llama-3.3-70B-Instruct": 2.8}
+        monkeypatch.setattr(vendor, "prices", {"meta-llama/Llama-3.3-70B-Instruct": 2.8})
         monkeypatch.setenv("LLMTUNE_NEBIUS_BASE_URL", f"{vendor.url}/v1")
         result = CliRunner().invoke(app, ["prices", "nebius", "--live"])
         assert result.exit_code == 0, (result.output, result.exception)
