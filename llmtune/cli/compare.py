@@ -41,6 +41,10 @@ def compare(
     allow_unknown_cost: Annotated[bool, typer.Option(help="Run although the cost is not known.")] = False,
     allow_lossy_data: Annotated[bool, typer.Option(help="Leave out content that the row format cannot hold.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run members that failed once more.")] = False,
+    traffic: Annotated[
+        str | None, typer.Option(help="Also the cost in use: answers in a time, such as 100k/month or 500/day.")
+    ] = None,
+    months: Annotated[float, typer.Option(min=0.1, help="With --traffic: for how many months.")] = 12.0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write the board (.json, .md or .html).")
     ] = None,
@@ -53,9 +57,12 @@ def compare(
     from llmtune.comparisons.compare import compare as go
     from llmtune.comparisons.compare import plan_members
     from llmtune.comparisons.members import split_members
+    from llmtune.planning.total_cost import parse_traffic
     from llmtune.report.terminal import print_report
 
     check_ending(output, ".html", ".json", ".md")
+    if traffic is not None:
+        parse_traffic(traffic)  # before anything is planned or asked
     loaded, _ = JobOptions(fields, name, seed, limit_rows).load(job, "compare", provider)
     members = split_members(provider)
     plans = plan_members(loaded, members, few_shot=few_shot)
@@ -78,6 +85,8 @@ def compare(
             retry_failed=retry_failed,
             on_update=display,
             plans=plans,
+            traffic=traffic,
+            months=months,
         )
     except KeyboardInterrupt:
         err.print("\nthe runs continue; the same command reattaches to them", soft_wrap=True)

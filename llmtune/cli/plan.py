@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ from llmtune.cli.job_options import BaseModelName, JobFile, JobName, JobOptions,
 
 if TYPE_CHECKING:
     from llmtune.errors import LlmtuneError
-    from llmtune.planning.total_cost import TotalCost
+    from llmtune.planning.total_cost import TotalCost, Traffic
     from llmtune.provider.receipt import FieldReceipt, Receipt
 
 
@@ -45,12 +46,20 @@ def plan(
     ] = None,
     months: Annotated[float, typer.Option(min=0.1, help="With --traffic: for how many months.")] = 12.0,
     hourly: Annotated[
-        float | None, typer.Option(min=0, help="With --traffic: USD an hour of a rented machine for the local trainer.")
+        float | None, typer.Option(min=0, help="With --traffic: also a rented machine, at so many USD an hour.")
+    ] = None,
+    hourly_region: Annotated[
+        str | None, typer.Option(help="With --hourly: the region in which the rented machine stands.")
+    ] = None,
+    region: Annotated[
+        str | None, typer.Option(help="Only backends that train in this region, or anywhere in eu or us.")
     ] = None,
 ) -> None:
     """Show what each backend would do with a job, and what it would cost. Sends nothing."""
     from llmtune.cli.output import out, print_json
+    from llmtune.errors import InvalidJob
     from llmtune.planning.plan import to_json
+    from llmtune.planning.regions import check_region, keep_in_region
     from llmtune.planning.total_cost import parse_traffic
     from llmtune.planning.usage import print_total_costs
     from llmtune.provider.registry import get_provider, known_kinds
@@ -67,10 +76,25 @@ def plan(
         names = [kind for kind in known_kinds() if get_provider(kind).listed]
     for name in names:
         get_provider(name)  # an unknown name is the user's mistake, not that backend's answer
+    if traffic is None and any(value is not None for value in (prompt_tokens, answer_tokens, hourly, hourly_region)):
+        raise InvalidJob(
+            "--prompt-tokens, --answer-tokens and --hourly are of a traffic, and none is given",
+            where="--traffic",
+            hint="add it: --traffic 100k/month",
+        )
+    if hourly is None and hourly_region is not None:
+        raise InvalidJob("no machine is rented", where="--hourly-region", hint="add its price: --hourly USD")
+    wanted = None if region is None else check_region(region)
     answers = plan_all(loaded, names)
+    if wanted is not None:
+        answers = keep_in_region(answers, wanted)
     totals = {}
     if traffic is not None:
-        totals = _compute_totals(answers, parse_traffic(traffic), (prompt_tokens, answer_tokens), months, hourly)
+        use = _Use(parse_traffic(traffic), (prompt_tokens, answer_tokens), months, wanted)
+        totals = _compute_totals(answers, use)
+        if hourly is not None:
+            rented = None if hourly_region is None else check_region(hourly_region)
+            totals |= _compute_rented(answers, use, hourly, rented)
     if as_json:
         changed = {change.path: {"before": change.before, "after": change.after} for change in changes}
         document = to_json(answers) | ({"changed": changed} if changed else {})
@@ -83,25 +107,65 @@ def plan(
     print_total_costs(out, list(totals.values()))
 
 
-def _compute_totals(
-    answers: dict[str, Receipt | LlmtuneError],
-    answers_per_month: float,
-    tokens: tuple[float | None, float | None],
-    months: float,
-    hourly: float | None,
-) -> dict[str, TotalCost]:
+@dataclass(frozen=True)
+class _Use:
+    """The use that `--traffic` and its options describe; `region` is the one that is wanted."""
+
+    answers_per_month: float
+    tokens: tuple[float | None, float | None]
+    months: float
+    region: str | None
+
+    def traffic(self, receipt: Receipt) -> Traffic:
+        """Return the traffic of a plan."""
+        from llmtune.planning.usage import build_traffic
+
+        prompt, answer = self.tokens
+        return build_traffic(
+            receipt, self.answers_per_month, prompt_tokens=prompt, answer_tokens=answer, months=self.months
+        )
+
+
+def _compute_totals(answers: dict[str, Receipt | LlmtuneError], use: _Use) -> dict[str, TotalCost]:
     """Return the cost in use by backend; those that cannot plan the job are left out."""
-    from llmtune.planning.usage import build_traffic, compute_total_cost
+    from llmtune.planning.usage import compute_total_cost
     from llmtune.provider.receipt import Receipt
 
-    totals = {}
-    for name, receipt in answers.items():
-        if isinstance(receipt, Receipt):
-            traffic = build_traffic(
-                receipt, answers_per_month, prompt_tokens=tokens[0], answer_tokens=tokens[1], months=months
-            )
-            totals[name] = compute_total_cost(receipt, traffic, hourly=hourly)
-    return totals
+    return {
+        name: compute_total_cost(receipt, use.traffic(receipt), region=use.region)
+        for name, receipt in answers.items()
+        if isinstance(receipt, Receipt)
+    }
+
+
+def _compute_rented(
+    answers: dict[str, Receipt | LlmtuneError], use: _Use, hourly: float, hourly_region: str | None
+) -> dict[str, TotalCost]:
+    """Return the cost in use on a rented machine, for the first plan of a backend that runs on this one.
+
+    Raises `InvalidJob` where no backend runs here, or a region is wanted and the machine is not known to be in it.
+    """
+    from llmtune.errors import InvalidJob
+    from llmtune.planning.regions import select_regions
+    from llmtune.planning.usage import RENTED, compute_rented_cost
+    from llmtune.provider.receipt import Receipt
+    from llmtune.provider.registry import get_provider
+
+    if use.region is not None and not select_regions(use.region, (hourly_region or "",)):
+        stated = f"stands in {hourly_region}" if hourly_region else "is in no stated region"
+        raise InvalidJob(
+            f"the rented machine {stated}, and the plan is for {use.region}",
+            where="--hourly",
+            hint="state where it stands with --hourly-region, or leave --hourly out",
+        )
+    for receipt in answers.values():
+        if isinstance(receipt, Receipt) and not get_provider(receipt.target.provider).hosted:
+            return {RENTED: compute_rented_cost(receipt, use.traffic(receipt), hourly)}
+    raise InvalidJob(
+        "--hourly rents a machine for the local trainer, which is not among the backends",
+        where="--hourly",
+        hint="add it: --provider local, and a model for it in the job file",
+    )
 
 
 def split_names(text: str) -> list[str]:

@@ -18,6 +18,7 @@ from llmtune.evaluation.few_shot import few_shot as with_examples
 from llmtune.job.spec import TuningJob
 from llmtune.planning import support_matrix
 from llmtune.planning.plan import read_dataset
+from llmtune.planning.total_cost import parse_traffic
 from llmtune.provider.generation import Unavailable
 from llmtune.provider.protocol import Provider
 from llmtune.provider.receipt import Receipt
@@ -25,6 +26,7 @@ from llmtune.provider.registry import get_provider
 from llmtune.provider.types import JobRef, RunState
 from llmtune.redaction.secrets import scrub_error
 from llmtune.report.leaderboard.board import Board, Entry, build_board
+from llmtune.report.leaderboard.in_use import add_use
 from llmtune.report.schema import Report
 from llmtune.runs.api import start
 from llmtune.runs.budget import ALLOW_UNKNOWN, CostTotal, check_budget
@@ -121,8 +123,9 @@ def plan_members(job: TuningJob, provider: Sequence[str | Member], *, few_shot: 
         if not providers[member.label].hosted or receipt.refusals or not receipt.lifecycle.open:
             continue
         billed.append(member.label)
+        if (missing := receipt.cost.why_incomplete()) is not None:
+            unknown.append(f"{member.label}: {missing}")
         if receipt.cost.total is None:
-            unknown.append(f"{member.label}: {receipt.cost.unknown}")
             continue
         total += receipt.cost.total
         base_model = (member.provider, receipt.target.model)
@@ -159,6 +162,8 @@ def compare(  # noqa: PLR0913
     on_update: OnUpdate | None = None,
     pace: PollInterval | None = None,
     plans: Plans | None = None,
+    traffic: str | None = None,
+    months: float = 12.0,
 ) -> Board:
     """Train at several backends on one dataset and compare the results on one held-out split.
 
@@ -178,12 +183,15 @@ def compare(  # noqa: PLR0913
         on_update: called with a member's label and each `Update`, from several threads.
         pace: how often backends are polled.
         plans: the result of `plan_members`, if it has been called before.
+        traffic: answers in a time ("100k/month", "500/day"), for the cost in use of each row; None for none.
+        months: for how many months that traffic counts; above 0.
 
     Raises:
-        InvalidJob: see `plan_members`.
+        InvalidJob: see `plan_members`; or `traffic` is none.
         OverBudget: the members together cost more than the budget, or spending was not confirmed. Nothing was started.
         LlmtuneError: no member has a result; the message gives every reason.
     """
+    answers_per_month = None if traffic is None else parse_traffic(traffic)
     plans = plans or plan_members(job, provider, few_shot=few_shot)
     _check_budget(plans, budget=budget, yes=yes, allow_unknown=allow_unknown_cost)
     runner = _MemberRunner(
@@ -198,7 +206,8 @@ def compare(  # noqa: PLR0913
         _build_entry(plans, member, results[member.label], few_shot_results.pop(_base_model_key(plans, member), None))
         for member in plans.members
     ]
-    return build_board(job.name, plans.group, entries, warnings=runner.notes)
+    board = build_board(job.name, plans.group, entries, warnings=runner.notes)
+    return board if answers_per_month is None else add_use(board, entries, answers_per_month, months)
 
 
 def _build_group(job: TuningJob, members: Sequence[Member]) -> str:

@@ -67,16 +67,14 @@ class Dataset:
         """Tokens by part, of the answers of each part ("train_answers"), of the longest row and of the longest turn, by
         the rule of `llmtune.data.rendering.token_count` (an estimate)."""
         from llmtune.data.rendering.token_count import Counter as TokenCounter
+        from llmtune.data.rendering.token_count import count_parts
 
-        count = TokenCounter().row
-        totals = {"longest": 0, "longest_turn": 0}
-        for part, rows in (("train", self.train), ("validation", self.validation), ("test", self.test)):
-            sizes = [count(row) for row in rows]
-            totals[part] = sum(size.total for size in sizes)
-            totals[f"{part}_answers"] = sum(size.assistant for size in sizes)
-            totals["longest"] = max([totals["longest"], *(size.total for size in sizes)])
-            totals["longest_turn"] = max([totals["longest_turn"], *(size.longest_turn for size in sizes)])
-        return totals
+        return count_parts(self.parts, TokenCounter())
+
+    @property
+    def parts(self) -> dict[str, Sequence[Example]]:
+        """The rows by part: "train", "validation" and "test"."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
 
     @classmethod
     def from_spec(cls, spec: DatasetSpec, base: Path | None = None, *, method: str | None = None) -> Dataset:

@@ -89,6 +89,6 @@ def _explain(receipt: Receipt, billed: Billed | None, epochs: object, difference
     if abs(tokens - expected) > NEGLIGIBLE * expected:
         more = "more" if tokens > expected else "fewer"
         share = 100 * abs(tokens - expected) / expected
-        how = "by the rule of bytes / 4" if receipt.data.tokens_estimated else "with the model's tokenizer"
+        how = "from words and signs" if receipt.data.tokens_estimated else "with the model's tokenizer"
         return f"{tokens:,} tokens were billed, {share:.0f} % {more} than the {expected:,.0f} estimated {how}"
     return "the tokens are as estimated, so the vendor's price is not the one of the plan"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from llmtune.provider.limits import Limits
@@ -49,7 +49,8 @@ def build_dataset_status(
     row_format = all_formats().get(dataset.format)
     turns_key = "messages" if row_format is None else row_format.turns_key
     rules, rendering = vendors().get(target.kind), None
-    findings += _check_lengths(dataset, limits, rules, target)
+    counted = count_dataset_tokens(dataset, rules)
+    findings += _check_lengths(dataset, counted, limits, rules, target)
     if rules is not None:
         rendering = _open_rendering(rules, target)
         first = [row for _, rows in sent for row in rows[:MAX_RENDERED_ROWS]]
@@ -76,14 +77,14 @@ def build_dataset_status(
     errors = [finding for finding in findings if finding.is_error]
     warnings = changed + [finding for finding in findings if finding.severity == "warning"]
     infos = [finding for finding in findings if finding.severity == "info"]
-    prompt_tokens, answer_tokens = _count_row_tokens(dataset)
+    prompt_tokens, answer_tokens = _count_row_tokens(dataset, counted)
     return DatasetStatus(
         source=dataset.source,
         sha256=dataset.sha256 or None,
         rows=dataset.counts,
-        tokens=dataset.estimated_tokens["train"],
+        tokens=counted["train"],
         tokens_estimated=True,
-        validation_tokens=dataset.estimated_tokens["validation"] if limits.validation != "unused" else 0,
+        validation_tokens=counted["validation"] if limits.validation != "unused" else 0,
         prompt_tokens=prompt_tokens,
         answer_tokens=answer_tokens,
         errors=len(errors),
@@ -95,9 +96,18 @@ def build_dataset_status(
     )
 
 
-def _count_row_tokens(dataset: Dataset) -> tuple[float, float]:
+def count_dataset_tokens(dataset: Dataset, rules: VendorRows | None) -> dict[str, int]:
+    """Return the dataset's tokens (see `count_parts`) with tools as the vendor writes them."""
+    from llmtune.data.rendering.token_count import Counter, count_parts
+
+    write_tools = None if rules is None else rules.write_tools
+    if write_tools is None or not any(row.tools for rows in (dataset.train, dataset.validation) for row in rows):
+        return dataset.estimated_tokens
+    return count_parts(dataset.parts, Counter(write_tools=write_tools))
+
+
+def _count_row_tokens(dataset: Dataset, counted: Mapping[str, int]) -> tuple[float, float]:
     """Return the tokens of prompt and answer of an average row that the evaluation asks."""
-    counted = dataset.estimated_tokens
     part = "test" if dataset.test else "train"
     rows = max(1, dataset.counts.get(part, 0))
     answers = counted[f"{part}_answers"]
@@ -208,7 +218,9 @@ def _check_row_counts(dataset: Dataset, limits: Limits) -> Iterator[Finding]:
         )
 
 
-def _check_lengths(dataset: Dataset, limits: Limits, rules: VendorRows | None, target: Target) -> Iterator[Finding]:
+def _check_lengths(
+    dataset: Dataset, counted: Mapping[str, int], limits: Limits, rules: VendorRows | None, target: Target
+) -> Iterator[Finding]:
     """Warn of a row or a turn that is longer than the vendor takes, by the same rules as `data check`."""
     from llmtune.data.findings import warning
     from llmtune.data.formats.base import TokenLimit
@@ -218,7 +230,7 @@ def _check_lengths(dataset: Dataset, limits: Limits, rules: VendorRows | None, t
         if limits.max_tokens_per_row is None:
             return
         limit = TokenLimit(limits.max_tokens_per_row, refuses=False, source=limits.source)
-    longest = dataset.estimated_tokens["longest_turn" if limit.per == "turn" else "longest"]
+    longest = counted["longest_turn" if limit.per == "turn" else "longest"]
     if longest > limit.tokens:
         source = f" ({limit.source})" if limit.source else ""
         yield warning(

@@ -10,8 +10,9 @@ from llmtune import _clock
 from llmtune._models import FrozenModel
 from llmtune.config import price_file
 from llmtune.errors import InvalidSettings, UnknownName
-from llmtune.provider.abilities import HasCatalog
+from llmtune.provider.abilities import HasCatalog, HasLivePrices
 from llmtune.provider.limits import PRICE_UNITS
+from llmtune.provider.live_prices import check_prices, write_live_prices
 from llmtune.provider.price_file import read_price_file
 from llmtune.provider.registry import get_provider, known_kinds
 
@@ -52,6 +53,64 @@ def list_prices(providers: Iterable[str] | None = None, *, today: date | None = 
     check_price_file()
     names = list(providers) if providers is not None else list(known_kinds())
     return [row for name in names for row in _list_models(name, today or _clock.today())]
+
+
+class LivePrices(FrozenModel):
+    """What a service answered about its prices: for how many models, the file that keeps it, and what changed by it.
+
+    `changes` are sentences: a price that was not known before, or another one.
+    """
+
+    provider: str
+    page: str
+    asked: date
+    models: int
+    file: str
+    changes: tuple[str, ...] = ()
+
+
+def ask_live_prices(name: str, *, today: date | None = None) -> LivePrices:
+    """Ask a provider's service for today's prices of its catalogued models, and keep them for plans from now on.
+
+    Raises:
+        UnknownName: there is no such provider.
+        InvalidSettings: its service does not answer prices.
+        LlmtuneError: the service refuses, or cannot be reached.
+    """
+    provider = get_provider(name)
+    catalog = provider.read_catalog() if isinstance(provider, HasCatalog) else None
+    if catalog is None or not isinstance(provider, HasLivePrices):
+        raise InvalidSettings(f"{name} has no service that answers its prices", hint=f"llmtune prices {name}")
+    day = today or _clock.today()
+    tunable = [
+        model.id for model in catalog.models.values() if not (model.lifecycle or catalog.lifecycle).closed_on(day)
+    ]
+    answered = {model: check_prices(prices) for model, prices in provider.fetch_prices(tunable).items()}
+    answered = {model: prices for model, prices in answered.items() if prices and model in catalog.models}
+    changes = [
+        f"{model}: {price} {'was not known' if before is None else f'{before:g}'} -> {amount:g}"
+        for model, prices in answered.items()
+        for price, amount in prices.items()
+        if (before := getattr(catalog.models[model].price, price)) != amount
+    ]
+    page = f"{name}, {provider.live_prices_page}"
+    file = write_live_prices(provider.kind, page, day, answered)
+    return LivePrices(provider=name, page=page, asked=day, models=len(answered), file=str(file), changes=tuple(changes))
+
+
+def print_live_prices(console: Console, answer: LivePrices) -> None:
+    """Print what a service answered, and what that changes."""
+    from rich.markup import escape
+
+    console.print(
+        escape(f"{answer.page}: prices of {answer.models} models, asked on {answer.asked}; kept in {answer.file}"),
+        soft_wrap=True,
+    )
+    for change in answer.changes:
+        console.print(f"  {escape(change)}", soft_wrap=True)
+    if not answer.changes:
+        console.print("  none differs from those that were known", soft_wrap=True)
+    console.print()
 
 
 def check_price_file() -> None:

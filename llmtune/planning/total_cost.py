@@ -40,8 +40,8 @@ class Traffic(FrozenModel):
 class UsageCost(FrozenModel):
     """What one way of answering costs: once, each month, and in all over the months of the traffic.
 
-    `once` is the training, `tokens` the answers of a month, `standing` hosting and storage of a month. They are None
-    where a price is not known, with the reason in `unknown`.
+    `name` says which way, `once` is the training, `tokens` the answers of a month, `standing` hosting and storage of a
+    month, `total` all of it over the months. They are None where a price is not known, with the reason in `unknown`.
     """
 
     name: str
@@ -80,6 +80,8 @@ class TotalCost(FrozenModel):
     base: UsageCost
     few_shot: UsageCost
     break_even: tuple[BreakEven, ...]
+    note: str = ""
+    """What the amounts rest on, where that is not plain."""
 
 
 def parse_traffic(text: str) -> float:
@@ -127,14 +129,16 @@ def price_tuned(traffic: Traffic, estimate: CostEstimate, price: Price, *, hoste
         estimate: the estimate of the job; the upper end of its training counts.
         price: the vendor's prices. Where it bills hosting and no tokens of tuned models (see `Price.billed`), the
             tokens cost nothing; where it bills neither, it does not serve the model and the cost is not known.
-        hosted_by_the_hour: whether it answers only from a deployment that is billed by the hour.
+        hosted_by_the_hour: whether it answers only from a deployment that is billed by the hour; so it does where the
+            vendor bills hosting and no tokens.
     """
+    by_token = bool({"input", "output"} & set(price.billed))
     tokens = 0.0 if "hosting" in price.billed else None
-    if {"input", "output"} & set(price.billed):
+    if by_token:
         tokens = price_tokens(traffic, price.input, price.output)
     storage = price.storage or 0.0
     standing: float | None = storage
-    if hosted_by_the_hour and "hosting" in price.billed:
+    if (hosted_by_the_hour or not by_token) and "hosting" in price.billed:
         standing = None if price.hosting is None else storage + HOURS_PER_MONTH * price.hosting
     if "storage" in price.billed and price.storage is None:
         standing = None
@@ -144,11 +148,11 @@ def price_tuned(traffic: Traffic, estimate: CostEstimate, price: Price, *, hoste
 def price_machine(traffic: Traffic, training_hours: float | None, hourly: float | None) -> UsageCost:
     """Return what the tuned model costs on one's own machine, or on one rented at `hourly` around the clock.
 
-    Without a price by the hour the machine counts as paid for.
+    Without a price by the hour the machine counts as paid for. Training is billed by the minute begun.
     """
     if hourly is None:
         return sum_usage("tuned", traffic, 0.0, 0.0, 0.0)
-    once = None if training_hours is None else training_hours * hourly
+    once = None if training_hours is None else math.ceil(round(training_hours * 60, 6)) / 60 * hourly
     return sum_usage("tuned", traffic, once, 0.0, HOURS_PER_MONTH * hourly)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmtune.evaluation.few_shot import SHOTS
+from llmtune.planning.regions import explain_other_prices
 from llmtune.planning.total_cost import (
     TotalCost,
     Traffic,
@@ -45,27 +46,60 @@ def build_traffic(
     )
 
 
-def compute_total_cost(receipt: Receipt, traffic: Traffic, *, hourly: float | None = None) -> TotalCost:
-    """Compute the total cost of a plan's backend; a local one costs `hourly` USD an hour, or nothing without it.
+#: The row of the total for a machine that is rented by the hour. No provider's name has a space.
+RENTED = "rented machine"
+
+
+def compute_total_cost(receipt: Receipt, traffic: Traffic, *, region: str | None = None) -> TotalCost:
+    """Compute the total cost of a plan's backend; this machine costs nothing. Prices of other regions do not count.
 
     Raises `UnknownName` where the plan's provider does not exist any more.
     """
     backend = get_provider(receipt.target.provider)
+    if not backend.hosted:
+        return _compute_on_machine(receipt, traffic, receipt.target.provider, None, None)
     capabilities = backend.capabilities(receipt.target)
     price = capabilities.price.for_target(receipt.target.method, receipt.target.adapter)
-    if backend.hosted:
+    if region is not None and (problem := explain_other_prices(region, capabilities.regions, price.region)):
+        tuned, base, few_shot = (
+            UsageCost(name=name, once=None, standing=None, unknown=problem)
+            for name in ("tuned", "base model", "few-shot")
+        )
+    else:
         by_the_hour = capabilities.abilities.deployment == "required"
         tuned = price_tuned(traffic, receipt.cost, price, hosted_by_the_hour=by_the_hour)
         base, few_shot = _price_base(traffic, price)
-    else:
-        tuned = price_machine(traffic, _training_hours(receipt, backend), hourly)
-        standing = tuned.standing
-        base = sum_usage("base model", traffic, 0.0, 0.0, standing)
-        few_shot = sum_usage("few-shot", traffic, 0.0, 0.0, standing)
+    return _build_total(receipt, traffic, receipt.target.provider, (tuned, base, few_shot), currency=price.currency)
+
+
+def compute_rented_cost(receipt: Receipt, traffic: Traffic, hourly: float) -> TotalCost:
+    """Compute the total cost of a plan for this machine on one that is rented at `hourly` USD an hour instead.
+
+    Training counts as long as it takes here, and answers need the machine around the clock.
+    """
+    hours = _training_hours(receipt, get_provider(receipt.target.provider))
+    took = "how long training takes is not known" if hours is None else "training counts as long as on this machine"
+    total = _compute_on_machine(receipt, traffic, RENTED, hours, hourly)
+    return total.model_copy(update={"note": f"{took}, and the machine is rented around the clock"})
+
+
+def _compute_on_machine(
+    receipt: Receipt, traffic: Traffic, name: str, hours: float | None, hourly: float | None
+) -> TotalCost:
+    tuned = price_machine(traffic, hours, hourly)
+    base = sum_usage("base model", traffic, 0.0, 0.0, tuned.standing)
+    few_shot = sum_usage("few-shot", traffic, 0.0, 0.0, tuned.standing)
+    return _build_total(receipt, traffic, name, (tuned, base, few_shot), currency="USD")
+
+
+def _build_total(
+    receipt: Receipt, traffic: Traffic, name: str, usage: tuple[UsageCost, UsageCost, UsageCost], *, currency: str
+) -> TotalCost:
+    tuned, base, few_shot = usage
     return TotalCost(
-        provider=receipt.target.provider,
+        provider=name,
         model=receipt.target.model,
-        currency=price.currency,
+        currency=currency,
         traffic=traffic,
         tuned=tuned,
         base=base,
@@ -121,3 +155,5 @@ def print_total_costs(console: Console, totals: list[TotalCost]) -> None:
             else:
                 text = f"against {pays.against}: pays after {pays.months:,.1f} months, {pays.answers:,.0f} answers"
             console.print(f"  [dim]{escape(total.provider)}[/] {escape(text)}", soft_wrap=True)
+        if total.note:
+            console.print(f"  [dim]{escape(total.provider)}[/] {escape(total.note)}", soft_wrap=True)

@@ -56,6 +56,7 @@ _HOME = {
     "EncodedFile": "llmtune.provider.types",
     "EpochRange": "llmtune.provider.limits",
     "HasCatalog": "llmtune.provider.abilities",
+    "HasLivePrices": "llmtune.provider.abilities",
     "DescribesHardware": "llmtune.provider.abilities",
     "Duration": "llmtune.provider.duration",
     "Event": "llmtune.provider.types",
@@ -332,6 +333,7 @@ if TYPE_CHECKING:
     from llmtune.provider.abilities import DescribesHardware as DescribesHardware
     from llmtune.provider.abilities import Exporting as Exporting
     from llmtune.provider.abilities import HasCatalog as HasCatalog
+    from llmtune.provider.abilities import HasLivePrices as HasLivePrices
     from llmtune.provider.abilities import ImportsWeights as ImportsWeights
     from llmtune.provider.abilities import KeepsDecisionRules as KeepsDecisionRules
     from llmtune.provider.abilities import ModelSuggestion as ModelSuggestion

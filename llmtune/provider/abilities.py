@@ -171,6 +171,21 @@ class HasCatalog(Protocol):
 
 
 @runtime_checkable
+class HasLivePrices(Protocol):
+    """A provider whose service answers what it charges today."""
+
+    live_prices_page: str
+    """The request that answers, for the source of each price: "GET /v2/supported-models"."""
+
+    def fetch_prices(self, models: Sequence[str]) -> Mapping[str, Mapping[str, float]]:
+        """Ask for today's prices of base models: by model, then by the names of `PRICE_UNITS`, in their units and USD.
+
+        What the service does not state is left out. Read-only; raises `VendorError` where it refuses.
+        """
+        ...
+
+
+@runtime_checkable
 class SupportsMemoryEstimate(Protocol):
     """A provider that trains on this machine and can estimate the memory of a run."""
 

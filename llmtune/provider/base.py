@@ -260,6 +260,7 @@ class BaseProvider(ABC):
                 "lifecycle": entry.lifecycle or models.lifecycle,
                 "price": entry.price,
                 "known_model": not warnings,
+                "regions": tuple(entry.facts.get("regions", ())),
                 "warnings": warnings,
             }
         return Capabilities(

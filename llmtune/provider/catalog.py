@@ -18,6 +18,7 @@ from typing import Any
 from llmtune.config import price_file
 from llmtune.errors import InvalidSettings, UnknownName, did_you_mean
 from llmtune.provider.limits import PRICE_UNITS, Lifecycle, Price
+from llmtune.provider.live_prices import live_price_path, read_live_prices
 from llmtune.provider.price_file import read_price_file
 
 
@@ -83,11 +84,11 @@ def overlay_path() -> Path:
 
 
 def load(provider: str, path: Path) -> Catalog:
-    """Read a provider's `catalog.toml` and lay the user's catalogue and prices over it.
+    """Read a provider's `catalog.toml` and lay the user's catalogue and prices over it, and under them live prices.
 
     Raises `InvalidSettings` where a file of the user's is broken.
     """
-    overlays = tuple((file, _stamp(file)) for file in (overlay_path(), price_file()))
+    overlays = tuple((file, _stamp(file)) for file in (overlay_path(), price_file(), live_price_path()))
     return _load(provider, path, *overlays)
 
 
@@ -97,10 +98,18 @@ def _stamp(file: Path) -> int:
 
 
 @cache
-def _load(provider: str, path: Path, overlay_stamp: tuple[Path, int], price_stamp: tuple[Path, int]) -> Catalog:
+def _load(
+    provider: str,
+    path: Path,
+    overlay_stamp: tuple[Path, int],
+    price_stamp: tuple[Path, int],
+    live_stamp: tuple[Path, int],
+) -> Catalog:
     data = tomllib.loads(path.read_text(encoding="utf-8"))
     overlay_file, stamp = overlay_stamp
     overlay = _read_overlay(overlay_file).get(provider, {}) if stamp else {}
+    if live_stamp[1]:
+        data = _add_live_prices(data, read_live_prices(live_stamp[0], provider))
     if price_stamp[1]:
         overlay = _add_prices(overlay, read_price_file(price_stamp[0]).get(provider, {}))
     try:
@@ -118,6 +127,16 @@ def _load(provider: str, path: Path, overlay_stamp: tuple[Path, int], price_stam
         source = overlay_file if overlay else path
         raise InvalidSettings(f"{source}: {error.message}") from None
     return Catalog(provider=provider, lifecycle=lifecycle, models=models, default=default)
+
+
+def _add_live_prices(data: dict[str, Any], prices: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Lay the prices that the service answered over those of the shipped catalogue; only for models that it has."""
+    models = dict(data.get("models", {}))
+    for model in models.keys() & prices.keys():
+        shipped, live = dict(models[model].get("price", {})), prices[model]
+        sources = {**shipped.get("sources", {}), **live["sources"]}
+        models[model] = {**models[model], "price": {**shipped, **live, "sources": sources}}
+    return {**data, "models": models}
 
 
 def _add_prices(overlay: dict[str, Any], prices: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

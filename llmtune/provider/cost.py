@@ -64,6 +64,12 @@ class CostEstimate(FrozenModel):
             text += f", without {' and '.join(line.name for line in missing)}: {missing[0].unknown}"
         return text
 
+    def why_incomplete(self) -> str | None:
+        """Return why the total is not all that may be billed: a part without a price; None where it is."""
+        if self.total is None:
+            return self.unknown or "not known"
+        return next((f"{line.name}: {line.unknown}" for line in self.lines if line.unknown), None)
+
     def for_epochs(self, epochs: object) -> CostEstimate:
         """Return the estimate for the number of epochs that the vendor reports; itself where it reports none."""
         if self.epoch is None or isinstance(epochs, bool) or not isinstance(epochs, (int, float)):

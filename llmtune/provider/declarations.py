@@ -7,7 +7,7 @@ request building, receipts, command-line help, the support matrix in the docs an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from llmtune.job.spec import Hyperparameters
@@ -220,7 +220,19 @@ class Capabilities:
     epochs_if_unset: EpochRange | None = None
     """How many epochs are trained where the job and the declared default leave that to the vendor; None: not known."""
 
+    regions: tuple[str, ...] = ()
+    """Where the model is tuned, by the vendor's own names of its regions; empty: it states none."""
+
     warnings: tuple[str, ...] = ()
+
+    def in_region(self, region: str | None) -> Capabilities:
+        """Return the capabilities of an account whose region is set: of `regions` that one alone, if it is among them.
+
+        Without a region of the account they stay as they are, and where the vendor states none it is the account's.
+        """
+        if not region:
+            return self
+        return replace(self, regions=(region,) if not self.regions or region in self.regions else ())
 
     def method(self, name: str) -> Ability:
         """Return whether the method can be run; what is not declared says so."""

@@ -89,11 +89,11 @@ def check_run(
             hint=f"raise the budget to at least {total:.2f}, or make the job smaller",
         )
         unknown = OverBudget(
-            f"what {name} will bill is not known ({cost.unknown}), which counts as over the budget"
+            f"what {name} will bill is not known ({cost.why_incomplete()}), which counts as over the budget"
             f" of {budget:,.2f} {cost.currency}",
             hint="pass --allow-unknown-cost (Python: allow_unknown_cost=True) to run it all the same",
         )
-        return CostTotal(total, over, unknown if cost.total is None else None)
+        return CostTotal(total, over, unknown if cost.why_incomplete() else None)
 
     check_budget(
         bill,

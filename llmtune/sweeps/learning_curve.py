@@ -179,11 +179,11 @@ def _check_budget(
         unknown = next(
             (
                 OverBudget(
-                    f"what the runs cost is not known ({cost.unknown}), which counts as over the budget",
+                    f"what the runs cost is not known ({missing}), which counts as over the budget",
                     hint=ALLOW_UNKNOWN,
                 )
                 for cost in costs
-                if cost.total is None
+                if (missing := cost.why_incomplete()) is not None
             ),
             None,
         )

@@ -369,11 +369,11 @@ def _check_budget(config: SweepConfig, *, yes: bool, allow_unknown: bool) -> Non
         )
         unknown = (
             OverBudget(
-                f"what a trial at {name} costs is not known ({cost.unknown}), which counts as over the budget",
+                f"what a trial at {name} costs is not known ({missing}), which counts as over the budget",
                 hint=ALLOW_UNKNOWN,
             )
             for name, cost in costs
-            if cost.total is None
+            if (missing := cost.why_incomplete()) is not None
         )
         return CostTotal(0.0, None, next(unknown, None))
 

@@ -66,6 +66,7 @@ from llmtune.metrics.diagnosis import DiagnosisVerdict as DiagnosisVerdict
 from llmtune.metrics.diagnosis import Spike as Spike
 from llmtune.metrics.intervals import Interval as Interval
 from llmtune.metrics.text import TokenFigures as TokenFigures
+from llmtune.planning.total_cost import UsageCost as UsageCost
 from llmtune.report.gate import Change as Change
 from llmtune.report.gate import DiffResult as DiffResult
 from llmtune.report.gate import GateResult as GateResult

@@ -14,7 +14,7 @@ from typing import Any
 from llmtune.config import note_secret
 from llmtune.errors import InvalidSettings
 from llmtune.provider import Requirement, bound_body, clean_content, translate_errors
-from llmtune_bedrock import errors
+from llmtune_bedrock import errors, prices
 from llmtune_bedrock.settings import BedrockSettings
 
 BOTO3 = Requirement(extra="bedrock", module="boto3", distribution="boto3")
@@ -95,7 +95,12 @@ class Sdk:
         """S3."""
         return self._client("s3", self.settings.storage_url, attempts=4)
 
-    def _client(self, service: str, endpoint: str | None, *, attempts: int) -> Any:
+    @cached_property
+    def price_list(self) -> Any:
+        """AWS's price list, which answers in one region for all."""
+        return self._client("pricing", self.settings.pricing_url, attempts=4, region=prices.REGION)
+
+    def _client(self, service: str, endpoint: str | None, *, attempts: int, region: str | None = None) -> Any:
         with (
             self._lock,
             self.translate_errors(f"setting up {service}"),
@@ -109,7 +114,7 @@ class Sdk:
                 read_timeout=self.settings.timeout,
                 user_agent_extra="llmtune",
             )
-            client = session.client(service, endpoint_url=endpoint, config=config)
+            client = session.client(service, endpoint_url=endpoint, config=config, region_name=region)
             client._endpoint.http_session = _BoundedSession(client._endpoint.http_session)
             client.meta.events.register("before-parse", self._receive)
             return client

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import llmtune.provider as core
 from llmtune.data.findings import Finding, error, warning
 from llmtune.errors import LlmtuneError, TransientError, VendorError
 from llmtune_bedrock import capabilities as targets
-from llmtune_bedrock import imports, inference, requests, responses, service_model, settings
+from llmtune_bedrock import imports, inference, prices, requests, responses, service_model, settings
 from llmtune_bedrock.client import BOTO3
 from llmtune_bedrock.declarations import NOTHING
 from llmtune_bedrock.errors import CONFLICT
@@ -38,9 +38,27 @@ class BedrockProvider(S3Provider):
     # --- offline -----------------------------------------------------------------------------------------------------
     def capabilities(self, target: core.Target) -> core.Capabilities:
         """Return what this target supports, by the family of its model. Pure."""
-        return targets.by_family(
-            super().capabilities(target), target.model, self.settings.value_of("region"), target.options
-        )
+        region = self.settings.value_of("region")
+        return targets.by_family(super().capabilities(target).in_region(region), target.model, region, target.options)
+
+    live_prices_page = "AWS Price List API, GetProducts"
+
+    def fetch_prices(self, models: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Ask AWS's price list for the prices of the models that the catalogue has a name for in it."""
+        live = {}
+        catalog = targets.load_catalog()
+        for model in models:
+            entry = catalog.model(model)[0]
+            if (prefix := entry.facts.get("price_list")) is None:
+                continue
+            names = [name for name in prices.ENDINGS if name in entry.price.billed or name.startswith("base_")]
+            live[model] = {name: amount for name in names if (amount := self._ask_price(str(prefix), name)) is not None}
+        return live
+
+    def _ask_price(self, prefix: str, price: str) -> float | None:
+        with self._sdk.translate_errors("asking for prices"):
+            answer = self._sdk.price_list.get_products(**prices.build_query(prefix, price))
+        return prices.read_price(answer, price)
 
     def find_credentials(self) -> core.Credentials:
         """Return whether AWS's chain has something to read."""

@@ -51,6 +51,9 @@ class AwsSettings(ProviderSettings):
     storage_url: str | None = None
     """Address of S3, for a proxy or a test; unset: AWS's."""
 
+    pricing_url: str | None = None
+    """Address of AWS's price list, for a proxy or a test; unset: AWS's."""
+
     timeout: Annotated[float, Field(gt=0)] = 60.0
     """Seconds until a call is given up. > 0."""
 

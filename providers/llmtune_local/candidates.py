@@ -58,9 +58,9 @@ MOST_WELL_KNOWN = 2
 OVERNIGHT = 8 * 3600
 #: Share of the device's memory that a run may take.
 MEMORY_SHARE = 0.8
-#: How many tokens of a small vocabulary the estimate's one is (4 bytes a token) for text in Latin script, and for
-#: others, of which such a vocabulary has single bytes alone.
-LATIN_TOKENS, OTHER_TOKENS, SMALL_VOCABULARY = 1.6, 4.0, 16_000
+#: How many tokens of a small vocabulary the estimate's one is, for text in Latin script (about 4.7 bytes a token), and
+#: for others (4 to 6 bytes), of which such a vocabulary has single bytes alone.
+LATIN_TOKENS, OTHER_TOKENS, SMALL_VOCABULARY = 1.9, 5.5, 16_000
 #: Bytes a parameter in training all weights (weights, gradients, two moments of AdamW), or an adapter beside frozen
 #: weights in float32 or bfloat16, and of the file it is loaded from; what a process, activations and logits take.
 BYTES_FULL, BYTES_FLOAT, BYTES_HALF, BYTES_FILE, WORKING_MEMORY = 16, 4.2, 2.2, 2, 1 << 30

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -98,6 +98,18 @@ class NebiusProvider(OpenAIProvider):
             message = f"no variant of {model} takes adapters today, so the tuned model would not be served"
             findings.append(warning("serving", message, "take its weights home with llmtune export"))
         return [*findings, *self._check_price(model, tuning.get("training_price_per_million_tokens"))]
+
+    live_prices_page = "GET /v0/models/{id}, fine_tune.training_price_per_million_tokens"
+
+    def fetch_prices(self, models: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Ask for the price of trained tokens, model by model."""
+        prices = {}
+        for model in models:
+            facts = self._models.describe(model, _inference_id(model))
+            live = None if facts is None else inference.fine_tune_of(facts).get("training_price_per_million_tokens")
+            if isinstance(live, (int, float)):
+                prices[model] = {"training": float(live)}
+        return prices
 
     def _check_price(self, model: str, live: Any) -> list[Finding]:
         from llmtune.data.findings import warning

@@ -7,6 +7,7 @@ practices" (copies, 2026-11), and Microsoft's fine-tuning how-to and quotas (202
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -53,6 +54,63 @@ def _write_turns(messages: Iterable[Message], *, images: bool = True) -> list[di
 
 def _write_tools(example: Example) -> list[dict[str, Any]]:
     return [{"type": "function", **tool} for tool in example.tools]
+
+
+def write_tools(tools: Iterable[Mapping[str, Any]]) -> str:
+    """Write tools as OpenAI's models are shown them: as types of a TypeScript namespace, not as JSON.
+
+    The form is that of the Harmony format (OpenAI's cookbook, "OpenAI harmony response format", 2025-08). A recorded
+    job on tools (gpt-3.5-turbo-0125, 2024-06) billed 379 tokens for tools that have 387 in this form and 916 as JSON.
+    """
+    lines = ["# Tools", "", "## functions", "", "namespace functions {", ""]
+    for tool in tools:
+        function = tool.get("function", tool)
+        lines += _write_comment(function.get("description"))
+        members = _write_members(function.get("parameters"))
+        parameters = f"(_: {{\n{members}}})" if members else "()"
+        lines += [f"type {function.get('name')} = {parameters} => any;", ""]
+    return "\n".join([*lines, "} // namespace functions"])
+
+
+#: Schemas that are nested deeper are written as `any`.
+_MAX_DEPTH = 16
+
+
+def _write_members(schema: Any, depth: int = 0) -> str:
+    """Write the properties of a JSON schema as members of a TypeScript type, a line each."""
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    if not isinstance(properties, Mapping):
+        return ""
+    required = schema.get("required")
+    lines: list[str] = []
+    for name, member in properties.items():
+        optional = "" if isinstance(required, list) and name in required else "?"
+        lines += _write_comment(member.get("description") if isinstance(member, Mapping) else None)
+        lines.append(f"{name}{optional}: {_write_type(member, depth)},")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _write_type(schema: Any, depth: int) -> str:
+    if not isinstance(schema, Mapping) or depth >= _MAX_DEPTH:
+        return "any"
+    if isinstance(choices := schema.get("enum"), list):
+        return " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
+    kind = schema.get("type")
+    if kind == "object":
+        members = _write_members(schema, depth + 1)
+        return f"{{\n{members}}}" if members else "object"
+    if kind == "array":
+        return f"{_write_type(schema.get('items'), depth + 1)}[]"
+    if isinstance(kind, list):
+        return " | ".join(_TYPES.get(str(name), "any") for name in kind)
+    return _TYPES.get(str(kind), "any")
+
+
+_TYPES = {"integer": "number", "number": "number", "string": "string", "boolean": "boolean", "null": "null"}
+
+
+def _write_comment(text: Any) -> list[str]:
+    return [f"// {line}" for line in text.splitlines()] if isinstance(text, str) else []
 
 
 def _add_row_keys(row: dict[str, Any], extra: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -186,6 +244,7 @@ OPENAI_ROWS = VendorRows(
     row_rules=row_rules,
     file_rules=file_rules,
     token_limit=token_limit,
+    write_tools=write_tools,
     billing="tokens of the training file x epochs; validation is not counted (OpenAI's cookbook, 2024)",
 )
 AZURE_ROWS = VendorRows(
@@ -194,4 +253,5 @@ AZURE_ROWS = VendorRows(
     row_rules=azure_row_rules,
     file_rules=azure_file_rules,
     token_limit=azure_token_limit,
+    write_tools=write_tools,
 )

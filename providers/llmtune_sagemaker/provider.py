@@ -49,7 +49,8 @@ class SageMakerProvider(S3Provider):
     # --- offline -----------------------------------------------------------------------------------------------------
     def capabilities(self, target: core.Target) -> core.Capabilities:
         """Return what this target supports, by its model's recipes as they were read last."""
-        found = targets.for_target(super().capabilities(target), target, self.settings.value_of("region"))
+        region = self.settings.value_of("region")
+        found = targets.for_target(super().capabilities(target).in_region(region), target, region)
         if self.settings.evaluate_locally:
             able = replace(found.abilities, serving=True, base_serving=True)
             found = replace(found, abilities=able)

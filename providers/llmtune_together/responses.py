@@ -287,3 +287,31 @@ def invalid_file(name: str, file: str, report: Mapping[str, Any]) -> InvalidData
     """Return the error for a file that the service's own check refused."""
     why = (report.get("validation_report") or {}).get("error") or f"status {report.get('processing_status')}"
     return InvalidData(f"{name}: Together refused {file}: {why}", hint="llmtune data check --provider together FILE")
+
+
+def read_prices(
+    supported: Iterable[Mapping[str, Any]], hardware: Mapping[str, Any], models: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Return prices by model: of answers as the model's entry states them, and of the cheapest certified hardware."""
+    instances = hardware.get("data")
+    hourly = {
+        (str(instance.get("gpuType")), str(instance.get("gpuCount"))): instance["priceCentsPerHour"] / 100
+        for instance in (instances if isinstance(instances, list) else ())
+        if isinstance(instance, Mapping) and isinstance(instance.get("priceCentsPerHour"), (int, float))
+    }
+    by_model: dict[str, dict[str, float]] = {}
+    for entry in supported:
+        name = str(entry.get("name"))
+        if name not in models:
+            continue
+        pricing = entry["pricing"] if isinstance(entry.get("pricing"), Mapping) else {}
+        listed = entry.get("deploymentProfiles")
+        profiles = [profile for profile in listed if isinstance(profile, Mapping)] if isinstance(listed, list) else []
+        hosting = [hourly.get((str(profile.get("gpuType")), str(profile.get("gpuCount")))) for profile in profiles]
+        stated = {
+            "base_input": pricing.get("input"),
+            "base_output": pricing.get("output"),
+            "hosting": min((amount for amount in hosting if amount is not None), default=None),
+        }
+        by_model[name] = {price: amount for price, amount in stated.items() if isinstance(amount, (int, float))}
+    return by_model

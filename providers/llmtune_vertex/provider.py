@@ -52,7 +52,8 @@ class VertexProvider(core.StoredUploads, core.BaseProvider):
 
     def capabilities(self, target: core.Target) -> core.Capabilities:
         """Return what this target supports, by the family of its model. Pure."""
-        return targets.by_family(super().capabilities(target), target, self.settings.value_of("location"))
+        location = self.settings.value_of("location")
+        return targets.by_family(super().capabilities(target).in_region(location), target, location)
 
     def build(self, receipt: core.Receipt, files: core.Files) -> core.Request:
         """Build the exact request. Pure."""

@@ -161,7 +161,7 @@ def check(  # noqa: PLR0913
         rendering=rendering,
         method=method,
         model=model,
-        counter=TokenCounter(tokenizer),
+        counter=TokenCounter(tokenizer, write_tools=None if rows is None else rows.write_tools),
         max_tokens=max_tokens,
         checks=frozenset(checks),
         jobs=_count_workers(jobs),

@@ -6,7 +6,7 @@ found through the entry-point group `llmtune.formats`; each entry names a `Vendo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -165,8 +165,9 @@ class VendorRows:
     every whole file, `token_limit` returns how long a row may be. `rendering` makes the `Rendering` of a model and of
     the job's options, where rows are rendered on this machine; with True as its third argument nothing is downloaded,
     and None means that the model is not here. `trains_reasoning` returns whether a model reasons: rows without
-    reasoning are then warned of, with `reasoning_remedy`. `billing` is a sentence that the tokens of the training file
-    times the epochs are billed, with its source; empty where it is not known.
+    reasoning are then warned of, with `reasoning_remedy`. `write_tools` writes a row's tools as the vendor renders them
+    into the prompt, where that is known and is not their JSON. `billing` is a sentence that the tokens of the training
+    file times the epochs are billed, with its source; empty where it is not known.
     """
 
     provider: str
@@ -179,6 +180,7 @@ class VendorRows:
     rendering: Callable[[str, Mapping[str, Any], bool], Rendering | None] | None = None
     trains_reasoning: Callable[[str | None], bool] = _never_reasons
     reasoning_remedy: str = "give each answer its reasoning under reasoning_content"
+    write_tools: Callable[[Sequence[Mapping[str, Any]]], str] | None = None
     billing: str = ""
 
     def format_for(self, method: str = "sft", model: str | None = None) -> str:

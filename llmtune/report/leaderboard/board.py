@@ -23,6 +23,7 @@ from llmtune.evaluation.results import EvaluationResult, Latency, MetricValue, S
 from llmtune.metrics.comparison import Comparison, compare_means, compare_unpaired
 from llmtune.metrics.intervals import RESAMPLES
 from llmtune.metrics.points import NotReported, Series
+from llmtune.planning.total_cost import UsageCost
 from llmtune.provider.limits import Price
 from llmtune.provider.types import RunState
 from llmtune.redaction.documents import dump_json
@@ -77,6 +78,9 @@ class LeaderboardRow(DocumentedModel):
     latency: Latency | NotReported = NotReported("the backend reports no times")
     price_per_1000: float | NotReported = NotReported("nothing was generated")
     """What 1,000 answers like these cost, in the cost's currency."""
+
+    in_use: UsageCost | NotReported = NotReported("no traffic was given")
+    """What the traffic costs that the comparison was given, with the tokens that were measured."""
 
     lost: dict[str, str] = {}
     """Fields of the job that this backend did not use, with what happened instead."""
@@ -144,6 +148,11 @@ class Board(Renderable, DocumentedModel):
     break_even: tuple[BreakEven, ...] = ()
     verdict: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    answers_per_month: float | None = None
+    """The traffic for which the cost in use is given; None where none was asked for."""
+
+    months: float | None = None
+    """For how many months."""
 
     def __getitem__(self, label: str) -> LeaderboardRow:
         for row in self.standings:
@@ -210,6 +219,7 @@ def _flatten(row: LeaderboardRow) -> dict[str, Any]:
         ("prompt_tokens", row.usage if isinstance(row.usage, NotReported) else row.usage.prompt_tokens),
         ("completion_tokens", row.usage if isinstance(row.usage, NotReported) else row.usage.completion_tokens),
         ("price_per_1000", row.price_per_1000),
+        ("in_use", row.in_use if isinstance(row.in_use, NotReported) else row.in_use.total),
     ):
         record[name] = None if isinstance(value, NotReported) else value
     latency = None if isinstance(row.latency, NotReported) else row.latency

@@ -21,6 +21,7 @@ from llmtune.report.document import (
 from llmtune.report.format import count, metric_name, money, number, seconds, spread
 from llmtune.report.html.charts import overlay_charts
 from llmtune.report.leaderboard.board import Board, LeaderboardRow
+from llmtune.report.leaderboard.in_use import USE_HEADINGS, describe_use, list_unknown, use_cells
 
 _HOW_COMPARED = (
     "Compared row by row where both answered the same rows: McNemar's exact test for right and wrong, a sign-flip"
@@ -156,6 +157,16 @@ def break_even(board: Board) -> Section:
     return Section("even", "When tuning pays", bullets(lines), brief=())
 
 
+def in_use(board: Board) -> Section:
+    """Return the section with what the models cost for the traffic that was given, with the tokens that were measured."""
+    title = describe_use(board)
+    if not title:
+        return Section("use", "In use")
+    columns = (Column("model", "label"), *(Column(heading, "number") for heading in USE_HEADINGS))
+    costs = Table(title, columns, use_cells(board), titled=False, sortable=False)
+    return Section("use", title, [costs, *bullets(list_unknown(board))], short="In use", brief_title=title)
+
+
 def settings(board: Board) -> Section:
     """Return the section with the settings that a backend did not use, or converted."""
     rows: list[list[Inline]] = [
@@ -205,4 +216,13 @@ def warnings(board: Board) -> Section:
 
 
 #: The sections of a board, in order.
-SECTIONS: tuple[Callable[[Board], Section], ...] = (standings, pairs, curves, break_even, settings, until, warnings)
+SECTIONS: tuple[Callable[[Board], Section], ...] = (
+    standings,
+    pairs,
+    curves,
+    break_even,
+    in_use,
+    settings,
+    until,
+    warnings,
+)

@@ -6,6 +6,7 @@ published table; what does not fit is refused and remembered. It needs boto3's b
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -62,6 +63,14 @@ class FakeBedrock(FakeS3):
         self.imports: list[dict[str, Any]] = []
         """Import jobs of weights, oldest first; each is done at the second look at it."""
 
+        self.prices: dict[str, tuple[str, str]] = {
+            "USE1-NovaPro-Customization-Training": ("0.0080000000", "1K tokens"),
+            "USE1-NovaPro-Customization-Storage": ("1.9500000000", "Model/month"),
+            "USE1-NovaPro-input-tokens-custom-model": ("0.0008000000", "1K tokens"),
+            "USE1-NovaPro-output-tokens-custom-model": ("3.2000000000", "1M tokens"),
+        }
+        """The price list: amount and unit by usage type. The amounts are the fake's own."""
+
         self.import_fault: str | None = None
         """Why imports that are started from now on fail; None: they succeed."""
 
@@ -73,7 +82,13 @@ class FakeBedrock(FakeS3):
             "role_arn": "arn:aws:iam::123456789012:role/fake",
             "base_url": self.url,
             "storage_url": self.storage_url,
+            "pricing_url": self.pricing_url,
         }
+
+    @property
+    def pricing_url(self) -> str:
+        """Where the price list answers."""
+        return f"{self.url}/prices"
 
     def client_environment(self) -> dict[str, str]:
         """Return keys for AWS's chain, and that this is no machine of AWS."""
@@ -91,6 +106,25 @@ class FakeBedrock(FakeS3):
         if wrong:
             call.refused += wrong
             raise Refusal(400, "; ".join(f"{path} {fault}" for path, fault in wrong), code="ValidationException")
+
+    # --- prices ------------------------------------------------------------------------------------------------------
+    @route("POST", "/prices")
+    def get_products(self, call: Call) -> Any:
+        body = dict(call.data or {})
+        self.check(call, "GetProducts", body, "pricing")
+        if call.headers.get("x-amz-target") != "AWSPriceListService.GetProducts":
+            raise Refusal(400, "Unknown operation.", code="UnknownOperationException")
+        filters = {term["Field"]: term["Value"] for term in body.get("Filters", ())}
+        listed = self.prices.get(filters.get("usagetype", ""))
+        if body["ServiceCode"] != "AmazonBedrock" or listed is None:
+            return {"FormatVersion": "aws_v1", "PriceList": []}
+        amount, unit = listed
+        dimension = {"unit": unit, "pricePerUnit": {"USD": amount}, "description": "", "beginRange": "0"}
+        product = {
+            "product": {"attributes": {"usagetype": filters["usagetype"]}},
+            "terms": {"OnDemand": {"SKU.TERM": {"priceDimensions": {"SKU.TERM.RATE": dimension}}}},
+        }
+        return {"FormatVersion": "aws_v1", "PriceList": [json.dumps(product)]}
 
     # --- imports of weights -------------------------------------------------------------------------------------------
     @route("POST", "/model-import-jobs", role="deploy")

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from llmtune.testing.fake_vendor import FakeDeployment, FakeFile, FakeJob, FakeVendor
 from llmtune.testing.http import Call, Refusal, Reply, route
 from llmtune.testing.request_schema import Required
+from llmtune.testing.token_counts import count_file_tokens
 from llmtune_openai.fake.files import lessons
 from llmtune_openai.fake.job_timeline import epoch_ends
 from llmtune_openai.fake.service import FakeOpenAI
@@ -137,7 +138,7 @@ class FakeNebius(FakeOpenAI):
             return
         job.data["model"] = f"{job.id}:{self.checkpoints(job)[-1]['id']}"
         if (file := self.files.get(job.body["training_file"])) is not None:
-            job.data["tokens"] = max(1, len(file.content) // 4) * job.data["epochs"]
+            job.data["tokens"] = count_file_tokens(file.content) * job.data["epochs"]
             self.teach(lessons(file.content))
             self.teach(_prompt_lessons(file.content))
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from llmtune.testing.fake_vendor import FakeJob
+from llmtune.testing.token_counts import count_file_tokens
 from llmtune_openai.fake.files import FakeFiles, lessons
 from llmtune_openai.services import base_of
 
@@ -117,7 +118,7 @@ class JobStory(FakeFiles):
             self.models[checkpoint["fine_tuned_model_checkpoint"]] = {"base": job.body["model"], "job": job.id}
         file = self.files.get(job.body["training_file"])
         if file is not None:
-            job.data["tokens"] = max(1, len(file.content) // 4) * job.data["epochs"]
+            job.data["tokens"] = count_file_tokens(file.content) * job.data["epochs"]
             self.teach(lessons(file.content))
         if self.lists_results_early and job.data.get("results"):
             self._list_early(job)

@@ -18,6 +18,65 @@ class FakeEndpoints(FakeVendor):
         self.deployment_looks = 1
         """Looks at a deployment until it is ready."""
 
+        self.supported: dict[str, tuple[tuple[float, float] | None, list[tuple[str, int]]]] = {
+            "Qwen/Qwen3-8B": (None, [("H100", 1)]),
+            "openai/gpt-oss-120b": ((0.15, 0.6), [("H100", 4), ("H100", 2)]),
+            "some/other-model": ((9.0, 9.0), [("B200", 8)]),
+        }
+        """Models of the catalogue: prices of answers in and out, and the hardware of their deployments."""
+
+        self.hardware: dict[tuple[str, int], int] = {("H100", 1): 649, ("H100", 2): 1298, ("H100", 4): 2596}
+        """Cents an hour of each kind and number of GPUs."""
+
+    # --- prices ------------------------------------------------------------------------------------------------------
+    @route("GET", "/v2/supported-models")
+    def list_supported(self, call: Call) -> Any:
+        call.fields({"after": str, "limit": str})
+        return {"data": [self._supported(name, *facts) for name, facts in self.supported.items()]}
+
+    @route("GET", "/v2/public/inference-instance-types")
+    def list_hardware(self, call: Call) -> Any:
+        instances = [self._instance(kind, count, cents) for (kind, count), cents in self.hardware.items()]
+        return {"object": "list", "data": instances, "next_cursor": None}
+
+    @staticmethod
+    def _supported(name: str, prices: tuple[float, float] | None, hardware: list[tuple[str, int]]) -> dict[str, Any]:
+        """Return one entry, with the keys of the SDK's `SupportedModel` that every entry has."""
+        pricing = {} if prices is None else {"pricing": {"input": prices[0], "output": prices[1]}}
+        return {
+            "id": f"ml_{name.lower()}",
+            "name": name,
+            "displayName": name,
+            "displayType": "chat",
+            "publisher": name.partition("/")[0],
+            "baseModel": "",
+            "baseModelId": "",
+            "capabilities": ["CAPABILITY_CHAT"],
+            "inputModalities": ["MODALITY_TEXT"],
+            "outputModalities": ["MODALITY_TEXT"],
+            "products": ["PRODUCT_SERVERLESS", "PRODUCT_FINE_TUNING"],
+            "status": "SUPPORTED_MODEL_STATUS_SUPPORTED",
+            "createdAt": "2026-01-01T00:00:00Z",
+            "updatedAt": "2026-11-01T00:00:00Z",
+            "deploymentProfiles": [
+                {"profileId": f"{kind}-{count}", "gpuType": kind, "gpuCount": count} for kind, count in hardware
+            ],
+            **pricing,
+        }
+
+    @staticmethod
+    def _instance(kind: str, count: int, cents: int) -> dict[str, Any]:
+        return {
+            "id": f"{count}x_{kind.lower()}",
+            "name": f"{count}x {kind}",
+            "description": f"{count} {kind}",
+            "gpuType": kind,
+            "gpuCount": count,
+            "gpuMemoryGib": 80,
+            "priceCentsPerHour": cents,
+            "regions": [{"name": "us-central-4"}],
+        }
+
     # --- endpoints and chat ------------------------------------------------------------------------------------------
     @route("GET", "/v2/projects/{project}/configs", role="deploy")
     def list_configs(self, call: Call) -> Any:

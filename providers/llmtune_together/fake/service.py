@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from llmtune.testing.fake_vendor import FakeJob, Phase
 from llmtune.testing.http import Call, Refusal, Reply, route
 from llmtune.testing.request_schema import Required
+from llmtune.testing.token_counts import count_file_tokens
 from llmtune_together.fake.endpoints import FakeEndpoints, iso
 from llmtune_together.fake.files import FakeFiles, lesson
 
@@ -180,7 +181,7 @@ class FakeTogether(FakeFiles, FakeEndpoints):
         }
 
     def _tokens(self, file: str | None) -> int:
-        return math.ceil(len(self.files[file].content) / 4) if file in self.files else 0
+        return count_file_tokens(self.files[file].content) if file in self.files else 0
 
     # --- jobs --------------------------------------------------------------------------------------------------------
     @route("POST", "/v1/fine-tunes", role="submit")

@@ -44,7 +44,7 @@ def test_billed_tokens_are_priced_as_planned() -> None:
     bill = compare_bill(a_plan(), Billed(tokens=3_300_000))
     assert (bill.basis, bill.actual) == ("computed", pytest.approx(16.5))
     assert bill.share == pytest.approx(1.5 / 16.5)
-    assert "3,300,000 tokens were billed, 10 % more than the 3,000,000 estimated by the rule of bytes / 4" in (
+    assert "3,300,000 tokens were billed, 10 % more than the 3,000,000 estimated from words and signs" in (
         bill.explanation
     )
     assert "with the model's tokenizer" in compare_bill(a_plan(exact=True), Billed(tokens=3_300_000)).explanation

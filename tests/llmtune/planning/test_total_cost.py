@@ -108,3 +108,18 @@ def test_a_model_that_the_vendor_does_not_serve_has_no_price_of_answers() -> Non
     assert (found.tokens, found.unknown) == (None, "the price of answers is not known")
     hosted = Price(billed=("training", "hosting"), hosting=6.49)
     assert price_tuned(TRAFFIC, CostEstimate(training=1.0), hosted, hosted_by_the_hour=True).tokens == 0.0
+
+
+# 4.05 an hour x 730.5 hours = 2,958.525 a month, however much it answers: no tokens are billed beside it.
+def test_a_vendor_that_bills_hosting_alone_is_paid_for_standing() -> None:
+    price = Price(training=0.4, hosting=4.05, billed=("training", "hosting"))
+    tuned = price_tuned(TRAFFIC, CostEstimate(training=1.0), price, hosted_by_the_hour=False)
+    assert tuned.tokens == 0.0
+    assert tuned.standing == pytest.approx(2958.525)
+    assert tuned.total == pytest.approx(1 + 12 * 2958.525)
+
+
+def test_a_rented_machine_is_billed_by_the_minute_begun() -> None:
+    assert price_machine(TRAFFIC, 61.5 / 60, 6.0).once == pytest.approx(62 / 60 * 6)
+    assert price_machine(TRAFFIC, 1.0, 6.0).once == pytest.approx(6.0)
+    assert price_machine(TRAFFIC, 1.0, 0.0).total == 0.0, "a price of zero is a price"

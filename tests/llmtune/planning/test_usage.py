@@ -58,14 +58,68 @@ def test_totals_are_those_of_the_catalogue(job: str) -> None:
     azure = totals["azure"]["tuned"]
     assert azure["standing"] == pytest.approx(1.7 * HOURS_PER_MONTH)
     assert azure["tokens"] == pytest.approx(184.0)
-    assert totals["nebius"]["tuned"]["unknown"] == "the price of answers is not known"
+    nebius = totals["nebius"]["tuned"]  # no tokens are billed there, and the deployment stands all month
+    assert nebius["tokens"] == 0.0
+    assert nebius["standing"] == pytest.approx(4.05 * HOURS_PER_MONTH)
     assert totals["local"]["tuned"]["total"] == 0.0
 
 
-def test_a_rented_machine_is_paid_by_the_hour(job: str) -> None:
-    local = json.loads(invoke(job, "-p", "local", *USE, "--hourly", "0.8", "--json"))["totals"]["local"]
-    assert local["tuned"]["standing"] == pytest.approx(584.4)
-    assert local["tuned"]["once"] > 0
+def test_a_rented_machine_is_a_row_of_its_own_beside_this_one(job: str) -> None:
+    totals = json.loads(invoke(job, "-p", "local", *USE, "--hourly", "0.8", "--json"))["totals"]
+    assert totals["local"]["tuned"]["total"] == 0.0
+    rented = totals["rented machine"]
+    assert rented["tuned"]["standing"] == pytest.approx(0.8 * HOURS_PER_MONTH)
+    assert rented["tuned"]["once"] > 0
+    assert rented["base"]["total"] == pytest.approx(12 * 0.8 * HOURS_PER_MONTH)
+    text = invoke(job, "-p", "local", *USE, "--hourly", "0.8")
+    assert "training counts as long as on this machine, and the machine is rented around the clock" in text
+
+
+def test_a_region_leaves_only_backends_that_state_it(job: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "GOOGLE_CLOUD_LOCATION", "GOOGLE_CLOUD_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    models = {
+        "openai": "gpt-4.1-mini-2025-04-14",
+        "bedrock": "amazon.nova-micro-v1:0:128k",
+        "sagemaker": "huggingface-reasoning-qwen3-8b",
+        "local": "tiny",
+    }
+    document = json.loads(Path(job).read_text()) | {"model": models}
+    Path(job).write_text(json.dumps(document))
+    here = json.loads(invoke(job, "-p", "openai,bedrock,local", *USE, "--region", "us-east-1", "--json"))
+    assert set(here["totals"]) == {"bedrock", "local"}
+    error = here["plans"]["openai"]["error"]
+    assert error["kind"] == "NotTranslatable"
+    assert "openai states no region in which it trains" in error["message"]
+    there = json.loads(invoke(job, "-p", "bedrock,sagemaker", *USE, "--region", "eu", "--json"))
+    assert "bedrock trains amazon.nova-micro-v1:0:128k in us-east-1" in there["plans"]["bedrock"]["error"]["message"]
+    assert set(there["totals"]) == {"sagemaker"}
+
+
+def test_a_rented_machine_is_in_no_region_unless_it_is_stated(job: str) -> None:
+    words = ["plan", job, "-p", "local", *USE, "--hourly", "0.8", "--region", "eu"]
+    unstated = CliRunner().invoke(app, words)
+    assert "the rented machine is in no stated region, and the plan is for eu" in str(unstated.exception)
+    elsewhere = CliRunner().invoke(app, [*words, "--hourly-region", "us-east1"])
+    assert "the rented machine stands in us-east1" in str(elsewhere.exception)
+    stated = CliRunner().invoke(app, [*words, "--hourly-region", "eu-north1", "--json"])
+    assert "rented machine" in json.loads(stated.stdout)["totals"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--hourly", "1"), "are of a traffic, and none is given"),
+        (("--answer-tokens", "9"), "are of a traffic, and none is given"),
+        ((*USE, "--hourly-region", "eu-west-1"), "no machine is rented"),
+        (("--region", " "), "is not the name of a region"),
+        (("--region", "eu west"), "is not the name of a region"),
+        (("-p", "openai", *USE, "--hourly", "1"), "which is not among the backends"),
+    ],
+)
+def test_options_that_would_have_no_effect_are_refused(job: str, words: tuple[str, ...], message: str) -> None:
+    result = CliRunner().invoke(app, ["plan", job, *(words if "-p" in words else ("-p", "local", *words))])
+    assert message in str(result.exception)
 
 
 def test_tokens_are_those_of_the_dataset_where_none_are_given(job: str) -> None:

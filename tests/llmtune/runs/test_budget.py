@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from llmtune.errors import OverBudget
-from llmtune.runs.budget import CostTotal, check_budget
+from llmtune.provider.cost import CostEstimate, CostLine
+from llmtune.provider.receipt import Receipt
+from llmtune.provider.types import Target
+from llmtune.runs.budget import CostTotal, check_budget, check_run
 
 UNCONFIRMED, UNKNOWN, OVER = OverBudget("not confirmed"), OverBudget("not known"), OverBudget("too much")
 
@@ -60,3 +63,27 @@ def test_nothing_is_priced_where_there_is_no_budget() -> None:
 def test_a_bill_that_others_keep_to_the_budget_is_never_over() -> None:
     bill = CostTotal(50.0, over=None)
     check_budget(lambda budget: bill, budget=1.0, confirmed=True, allow_unknown_cost=False, unconfirmed=UNCONFIRMED)
+
+
+def a_receipt(lines: tuple[CostLine, ...]) -> Receipt:
+    return Receipt(
+        target=Target(provider="cloud", kind="cloud", model="m"),
+        family="f",
+        job_name="j",
+        fields=(),
+        cost=CostEstimate(training=1.0, evaluation=0.0, hosting=0.0, total=1.0, lines=lines),
+    )
+
+
+def test_answers_without_a_price_count_as_over_any_budget() -> None:
+    training = CostLine(name="training", low=1.0, high=1.0)
+    unpriced = CostLine(name="base model", unknown="the price of its answers is not published")
+    known, unknown = a_receipt((training,)), a_receipt((training, unpriced))
+    check_run(known, hosted=True, budget=1.0, confirmed=False)
+    with pytest.raises(OverBudget, match="base model: the price of its answers is not published"):
+        check_run(unknown, hosted=True, budget=100.0, confirmed=True)
+    check_run(unknown, hosted=True, budget=100.0, confirmed=True, allow_unknown_cost=True)
+    check_run(unknown, hosted=True, budget=None, confirmed=True)
+    with pytest.raises(OverBudget, match="over the budget"):
+        check_run(unknown, hosted=True, budget=0.5, confirmed=True, allow_unknown_cost=True)
+    check_run(unknown, hosted=False, budget=0.0, confirmed=False)

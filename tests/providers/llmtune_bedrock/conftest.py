@@ -57,6 +57,7 @@ def provider_at(vendor: FakeBedrock, **more: Any) -> BedrockProvider:
         "role_arn": ROLE,
         "base_url": vendor.url,
         "storage_url": vendor.storage_url,
+        "pricing_url": vendor.pricing_url,
         "timeout": 5.0,
     }
     return BedrockProvider(settings=BedrockSettings(**(values | more)))

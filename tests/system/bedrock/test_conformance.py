@@ -27,11 +27,12 @@ class TestNova(ConformanceSuite):
 
 
 class TestHaikuOnBoughtThroughput(TestNova):
-    """A base that cannot be served on demand: the deployment is bought, found and given back."""
+    """A base that cannot be served on demand: the deployment is bought, found and given back; before it has ended."""
 
     model = "anthropic.claude-3-haiku-20240307-v1:0:200k"
 
     @pytest.fixture
     def provider(self, vendor: FakeBedrock, monkeypatch: pytest.MonkeyPatch) -> BedrockProvider:
         monkeypatch.setattr(inference, "LOOK_SECONDS", 0.01)
+        monkeypatch.setenv("LLMTUNE_TODAY", "2026-09-09")
         return provider_at(vendor, provisioned_units=1)

@@ -64,7 +64,10 @@ def test_without_permission_nothing_is_deployed(vendor: FakeBedrock, provider: B
     assert vendor.counts["deploy"] == 0
 
 
-def test_a_base_that_needs_bought_throughput_succeeds_without_it(vendor: FakeBedrock, tmp_path: Path) -> None:
+def test_a_base_that_needs_bought_throughput_succeeds_without_it(
+    vendor: FakeBedrock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMTUNE_TODAY", "2026-09-09")  # the last day on which the model was tuned
     run = start(job(tmp_path, HAIKU), provider_at(vendor))
     report = run.wait(timeout=60, pace=PACE)
     assert run.state is RunState.SUCCEEDED

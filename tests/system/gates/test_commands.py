@@ -64,6 +64,8 @@ COMMANDS: dict[str, list[str]] = {
         "{job} -p fake,fake:m-2 --yes --json",
         *(f"{{job}} -p fake,fake:m-2 --yes -o board.{ending}" for ending in ("html", "md", "json")),
         "{job} -p fake:{hostile}",
+        "{job} -p fake,fake:m-2 --yes --traffic 100k/month --months 6",
+        "{job} -p fake,fake:m-2 --yes --traffic {hostile}",
     ],
     "plan": [
         "{job} -p fake --request --all",
@@ -71,10 +73,13 @@ COMMANDS: dict[str, list[str]] = {
         "{job}",
         "{job} -p fake,local --traffic 100k/month --prompt-tokens 600 --answer-tokens 80 --months 12 --hourly 0.8",
         "{job} -p fake --traffic {hostile}",
+        "{job} -p fake,local --traffic 100k/month --hourly 0.8 --region eu --hourly-region eu-north1",
+        "{job} -p fake,local --region {hostile}",
+        "{job} -p local --traffic 100k/month --hourly 0.8 --hourly-region {hostile}",
         "{job} -p fake --set name={escapes} --set tags.team={hostile} --json",
         "{job} -p fake --set name={escapes} --set learning_rate={hostile}",
     ],
-    "prices": ["", "openai", "openai --json", "{hostile}"],
+    "prices": ["", "openai", "openai --json", "{hostile}", "fake --live", "{hostile} --live"],
     "costs": [
         "--by provider,month,tag --runs",
         *(f"--by name --format {shape}" for shape in ("table", "csv", "json")),
