@@ -27,7 +27,7 @@ FULL_BELOW = 50_000_000
 FULL_ENCODERS_BELOW = 500_000_000
 #: What a model is taken for whose size is not known before it is downloaded.
 ASSUMED_PARAMETERS = 1_000_000_000
-#: Optimizer steps at least: small sets get them by more epochs. A small encoder begins to learn later than a chat model.
+#: Optimizer steps at least: small sets get them by more epochs. Small encoders begin to learn later than chat models.
 STEPS = {"small": 400, "small encoder": 800, "large": 100}
 #: Epochs at least and at most.
 EPOCHS = {"small": (3, 30), "small encoder": (3, 30), "large": (3, 10)}

@@ -158,7 +158,7 @@ def break_even(board: Board) -> Section:
 
 
 def in_use(board: Board) -> Section:
-    """Return the section with what the models cost for the traffic that was given, with the tokens that were measured."""
+    """Return the section with what the models cost under the traffic that was given, at the tokens measured."""
     title = describe_use(board)
     if not title:
         return Section("use", "In use")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-
 import pytest
-from rich.console import Console
 
 from llmtune.evaluation.results import Latency, MetricValue, Usage
 from llmtune.metrics.intervals import Interval
@@ -14,7 +11,6 @@ from llmtune.planning.total_cost import UsageCost
 from llmtune.provider.limits import Price
 from llmtune.report.leaderboard.board import Board, Entry, LeaderboardRow
 from llmtune.report.leaderboard.in_use import add_use, use_cells
-from llmtune.report.leaderboard.text import print_board, to_markdown
 from llmtune.report.schema import Cost
 
 QUALITY = MetricValue(
@@ -113,15 +109,13 @@ def test_what_has_no_price_is_unknown_and_this_machine_costs_nothing() -> None:
 
 def test_the_board_shows_it_only_where_traffic_was_given() -> None:
     plain = board(row("cloud", "tuned"))
-    assert "answers a month" not in to_markdown(plain)
+    assert "answers a month" not in plain.to_markdown()
     assert isinstance(plain["cloud"].in_use, NotReported)
     made = add_use(plain, [entry("cloud", Price(input=0.8, output=3.2))], 100_000, 12)
     assert use_cells(made) == [("cloud", "30.00 USD", "73.60 USD", "0.00 USD", "913.20 USD", "400 ms / 1.2 s")]
     heading = "100,000 answers a month like these, for 12 months"
-    assert f"## {heading}" in to_markdown(made)
-    console = Console(file=io.StringIO(), width=120)
-    print_board(made, console)
-    assert heading in console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"## {heading}" in made.to_markdown()
+    assert heading in made.to_text(width=120)
     assert heading in made.to_html()
     assert Board.model_validate_json(made.to_json()) == made
     assert made.to_pandas()["in_use"].tolist() == [pytest.approx(913.2)]
