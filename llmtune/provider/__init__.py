@@ -126,6 +126,11 @@ _HOME = {
     "Target": "llmtune.provider.types",
     "Text": "llmtune.provider.values",
     "TokenScorer": "llmtune.provider.generation",
+    "AnswerLikelihood": "llmtune.provider.generation",
+    "AnswerScorer": "llmtune.provider.generation",
+    "RenderedPrompt": "llmtune.provider.abilities",
+    "PromptRenderer": "llmtune.provider.abilities",
+    "RendersPrompts": "llmtune.provider.abilities",
     "TokenStats": "llmtune.metrics.points",
     "Unavailable": "llmtune.provider.generation",
     "Unsupported": "llmtune.provider.declarations",
@@ -181,6 +186,8 @@ __all__ = [
     "NOT_YET_METHODS",
     "Abilities",
     "Ability",
+    "AnswerLikelihood",
+    "AnswerScorer",
     "AnyRef",
     "AnyValue",
     "BaseGenerator",
@@ -244,6 +251,7 @@ __all__ = [
     "Pausable",
     "Price",
     "Progress",
+    "PromptRenderer",
     "Provider",
     "ProviderSettings",
     "Readiness",
@@ -251,6 +259,8 @@ __all__ = [
     "Ref",
     "RemoteJob",
     "RemoteModel",
+    "RenderedPrompt",
+    "RendersPrompts",
     "Request",
     "Requirement",
     "Resumable",
@@ -333,6 +343,9 @@ if TYPE_CHECKING:
     from llmtune.provider.abilities import ImportsWeights as ImportsWeights
     from llmtune.provider.abilities import ModelSuggestion as ModelSuggestion
     from llmtune.provider.abilities import Pausable as Pausable
+    from llmtune.provider.abilities import PromptRenderer as PromptRenderer
+    from llmtune.provider.abilities import RenderedPrompt as RenderedPrompt
+    from llmtune.provider.abilities import RendersPrompts as RendersPrompts
     from llmtune.provider.abilities import Resumable as Resumable
     from llmtune.provider.abilities import SelfChecking as SelfChecking
     from llmtune.provider.abilities import SuggestsAdapter as SuggestsAdapter
@@ -396,6 +409,8 @@ if TYPE_CHECKING:
     from llmtune.provider.duration import MeasuredSpeed as MeasuredSpeed
     from llmtune.provider.duration import Span as Span
     from llmtune.provider.encoding import encode_dataset as encode_dataset
+    from llmtune.provider.generation import AnswerLikelihood as AnswerLikelihood
+    from llmtune.provider.generation import AnswerScorer as AnswerScorer
     from llmtune.provider.generation import Generation as Generation
     from llmtune.provider.generation import GenerationRequest as GenerationRequest
     from llmtune.provider.generation import Generator as Generator

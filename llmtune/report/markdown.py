@@ -18,6 +18,7 @@ from llmtune.report import terminal_chart
 from llmtune.report.format import count, difference, escape_control_chars, metric_name, number, one_line, spread
 from llmtune.report.summary import summary_rows
 from llmtune.report.verdicts import describe_calibration, describe_outside_answers
+from llmtune.report.verification import difference_lines, figure_lines, headline
 
 if TYPE_CHECKING:
     from llmtune.report.schema import Report
@@ -92,6 +93,7 @@ def _parts(report: Report) -> Iterator[str]:
         yield f"## Evaluation\n\n{plain(str(report.evaluation))}"
     yield from _training(report)
     yield from _diagnosis(report)
+    yield from _servers(report)
     yield from _receipt(report)
     yield "## Facts"
     yield table(["", ""], [[plain(name), plain(value, 600)] for name, value in summary_rows(report)])
@@ -303,6 +305,16 @@ def _diagnosis(report: Report) -> Iterator[str]:
     ]
     lines += [f"{'ok' if check.passed else 'FAILED'}: {check.name}: {check.says}" for check in report.checks]
     if lines:
+        yield "\n".join(f"- {plain(line, 600)}" for line in lines)
+
+
+def _servers(report: Report) -> Iterator[str]:
+    if not report.verifications:
+        return
+    yield "## Servers"
+    for verification in report.verifications:
+        yield f"**{plain(headline(verification), 600)}**"
+        lines = [*difference_lines(verification), *figure_lines(verification)]
         yield "\n".join(f"- {plain(line, 600)}" for line in lines)
 
 

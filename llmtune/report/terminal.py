@@ -35,6 +35,7 @@ from llmtune.report.format import (
 )
 from llmtune.report.summary import summary_rows
 from llmtune.report.verdicts import CHEAP, describe_calibration, describe_outside_answers
+from llmtune.report.verification import difference_lines, figure_lines, headline
 
 if TYPE_CHECKING:
     from llmtune.report.schema import Report
@@ -112,6 +113,7 @@ class _View:
             yield self.held_out_heading(result), [*self.bars(result), *self.metrics(result)]
         yield "Training", list(self.training())
         yield "Diagnosis", list(self.diagnosis())
+        yield "Servers", list(self.servers())
         yield "What became of the settings", list(self.receipt())
         yield "Facts", [self.facts()]
         if isinstance(result, EvaluationResult):
@@ -330,6 +332,16 @@ class _View:
             check_line = Text(f"{mark} ", style=style)
             check_line.append(f"{one_line(check.name)}: {one_line(check.says, 300)}", style="default")
             yield check_line
+
+    # --- servers -----------------------------------------------------------------------------------------------------
+    def servers(self) -> Iterator[RenderableType]:
+        for verification in self.report.verifications:
+            colour = {"same": _GOOD, "drift": _BAD}.get(verification.verdict, _DOUBT)
+            yield Text(one_line(headline(verification), 600), style=colour)
+            for line in difference_lines(verification):
+                yield self._item(line)
+            for line in figure_lines(verification):
+                yield Text(one_line(line), style="dim")
 
     # --- settings ----------------------------------------------------------------------------------------------------
     def receipt(self) -> Iterator[RenderableType]:

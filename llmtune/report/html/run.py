@@ -17,6 +17,7 @@ from llmtune.report.html.elements import Child, el, join, link
 from llmtune.report.html.page import Section, code_block, details, facts_list, page, table
 from llmtune.report.schema import Cost, Report
 from llmtune.report.summary import summary_rows
+from llmtune.report.verification import difference_lines, figure_lines, headline
 
 
 def render(report: Report) -> str:
@@ -43,6 +44,7 @@ def sections(report: Report, charts: list[dict[str, Any]]) -> Iterator[Section]:
         return
     yield Section("training", "Training", chart_figures(charts) + series_table(report.series))
     yield _diagnosis(report)
+    yield _servers(report)
     if isinstance(result, EvaluationResult):
         yield calibration.confidence(result)
         yield evaluation.by_label(result)
@@ -149,6 +151,16 @@ def _diagnosis(report: Report) -> Section:
         ]
     )
     return Section("diagnosis", "Diagnosis", body)
+
+
+def _servers(report: Report) -> Section:
+    parts: list[Markup] = []
+    for verification in report.verifications:
+        kind = {"same": "good", "drift": "bad"}.get(verification.verdict, "doubt")
+        lines = [*difference_lines(verification), *figure_lines(verification)]
+        parts.append(el("p", headline(verification), class_=f"said {kind}"))
+        parts.append(el("ul", [el("li", line) for line in lines]))
+    return Section("servers", "Servers", join(parts))
 
 
 def _receipt(report: Report) -> Section:
