@@ -89,7 +89,7 @@ def check_repeats(endpoint: Endpoint, pairs: Sequence[AnswerPair], findings: Fin
 
 
 def _ask(endpoint: Endpoint, request: GenerationRequest, **settings: object) -> ServerAnswer | None:
-    """Ask, or return None where the server refuses or is unavailable: a check that cannot be made is none that fails."""
+    """Ask; return None where the server refuses or is unavailable, for then the check cannot be made."""
     try:
         return endpoint.ask(request, **settings)  # type: ignore[arg-type]
     except VendorError:

@@ -227,8 +227,12 @@ def _explain_tokens(wrong: Sequence[SeenPrompt], renderer: PromptRenderer) -> tu
         return "tokenizer_differs", "the same text is read as other tokens"
     begin = renderer.decode([renderer.begin_token]) if renderer.begin_token is not None else ""
     bare = [(expected.removeprefix(begin), text.removeprefix(begin)) for expected, text in texts]
-    if all(text.endswith(expected) for expected, text in bare):
-        added = bare[0][1].removesuffix(bare[0][0])
+    inserted = [_find_insertion(expected, text) for expected, text in bare]
+    if all(
+        insertion is not None and insertion[0] <= _first_question(prompt, expected)
+        for insertion, prompt, (expected, _) in zip(inserted, wrong, bare, strict=True)
+    ):
+        added = inserted[0][1] if inserted[0] is not None else ""
         return "system_turn_added", f"the server puts a system turn in front: {_quote(added)}"
     if all(text.startswith(expected) for expected, text in texts):
         added = texts[0][1].removeprefix(texts[0][0])
@@ -247,6 +251,22 @@ def _explain_tokens(wrong: Sequence[SeenPrompt], renderer: PromptRenderer) -> tu
             f"another system turn stands in the request's place: {_describe_change(*texts[0])}",
         )
     return "template_differs", f"another chat template is used: {_describe_change(*texts[0])}"
+
+
+def _find_insertion(expected: str, text: str) -> tuple[int, str] | None:
+    """Return where something was put into a text, and what it is; None where that does not explain the difference."""
+    if len(text) <= len(expected):
+        return None
+    pairs = zip(reversed(expected), reversed(text), strict=False)
+    suffix = next((index for index, (a, b) in enumerate(pairs) if a != b), len(expected))
+    at = len(expected) - suffix
+    return (at, text[at : len(text) - suffix]) if text.startswith(expected[:at]) else None
+
+
+def _first_question(prompt: SeenPrompt, expected: str) -> int:
+    """Return where the text of the first user turn stands in a prompt; 0 where it is not found."""
+    question = next((turn.words.strip() for turn in prompt.request.messages if turn.role == "user"), "")
+    return max(0, expected.find(question))
 
 
 def _is_system_changed(prompt: SeenPrompt, text: str, renderer: PromptRenderer) -> bool:
@@ -277,8 +297,8 @@ def _explain_counts(seen: Sequence[SeenPrompt]) -> tuple[DifferenceKind, str]:
             return "template_differs", f"another chat template is used: every prompt has {-extra} tokens too few"
         return (
             "generation_prompt_differs",
-            f"every prompt has {extra} tokens too many, whatever its turns: the answer's turn begins otherwise, or a fixed"
-            " text stands in front",
+            f"every prompt has {extra} tokens too many, whatever its turns: the answer's turn begins otherwise, or a"
+            " fixed text stands in front",
         )
     by_shape: dict[tuple[str, ...], set[int]] = {}
     for prompt in seen:

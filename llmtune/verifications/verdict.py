@@ -39,8 +39,8 @@ def decide(
         )
         bound = 1 - _CHANCE ** (1 / len(pairs))
         return "same", (
-            f"all {agree} answers are the same{by_rounding}{f' and {shown}' if shown else ''}; at most {bound:.1%} of such"
-            " questions are answered otherwise (95%)"
+            f"all {agree} answers are the same{by_rounding}{f' and {shown}' if shown else ''}; at most {bound:.1%} of"
+            " such questions are answered otherwise (95%)"
         )
     low, high = improvement(comparison, unit)
     loss = f"answers agree on {agree} of {len(pairs)}; {describe_change(comparison, unit)}"

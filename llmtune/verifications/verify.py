@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from llmtune._retry import RetryPolicy
@@ -198,10 +199,8 @@ class _Verifier:
         asked = []
         for pair in marked:
             if pair.row in differing:
-                try:
+                with suppress(VendorError):
                     pair = replace(pair, alone=self.endpoint.ask(pair.request))
-                except VendorError:
-                    pass
             asked.append(pair)
         return asked
 
@@ -224,7 +223,8 @@ class _Verifier:
         if probes.check_settings(self.endpoint, differing, agrees, self.findings):
             return
         if base := self._count_base_answers(differing):
-            says = f"the base model answers, not the tuned one: {base} of {len(differing)} other answers are the base model's"
+            share = f"{base} of {len(differing)} other answers are the base model's"
+            says = f"the base model answers, not the tuned one: {share}"
             self.findings.differences.append(Difference(kind="base_model_answers", says=says, rows=rows))
             return
         share = f"answers agree on {agree} of {len(pairs)}"
@@ -327,7 +327,7 @@ class _Verifier:
         else:
             says = f"prompts have {amount} tokens beside those counted when the model was measured"
         says += f" ({len(wrong)} of {len(counts)} prompts)"
-        # Another service may count otherwise, so that only the answers can say whether the model is given something else.
+        # Another service may count otherwise: only the answers can say whether the model is given something else.
         difference = Difference(kind="template_differs", says=says, drift=False, rows=tuple(row for row, _ in wrong))
         self.findings.differences.append(difference)
 
@@ -402,7 +402,7 @@ class _Verifier:
 
 
 def replace_answer(row: Example) -> Example:
-    """Return a preference row as one with its preferred answer, by which an answer can be scored; others as they are."""
+    """Return a preference row as one with its preferred answer, by which answers are scored; others as they are."""
     if row.preference is None:
         return row
     return row.replace(messages=(*row.messages, *row.preference.preferred), preference=None)
