@@ -114,7 +114,11 @@ class _Verifier:
         differing = [pair for pair in pairs if not pair.agrees]
         probes.check_repeats(self.endpoint, [*differing, *_longest(pairs)], self.findings)
         by_form, unexplained = explain_answers(pairs, self.marks)
-        self.findings.differences += by_form
+        self.findings.differences += [
+            difference
+            for difference in by_form  # a turn that is not begun is begun by the answer
+            if not (difference.kind == "role_in_answer" and self._has("generation_prompt_missing"))
+        ]
         if not self._has("sampling_on"):
             probes.check_streams(self.endpoint, _longest(pairs), self.findings)
         if not self._has("stop_not_honoured", "answers_cut", "answers_empty"):

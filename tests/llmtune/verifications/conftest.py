@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from llmtune.job.spec import TuningJob
 from llmtune.runs.api import start
@@ -135,6 +134,8 @@ class World:
 
 def change_weights(generator: Any, change: Any) -> Model:
     """A model of its own whose matrices were changed; `change` takes a name and the matrix."""
+    import torch
+
     model = Model(generator)
     with torch.no_grad():
         for name, weight in model.network.causal.named_parameters():
@@ -143,7 +144,7 @@ def change_weights(generator: Any, change: Any) -> Model:
     return model
 
 
-def quantise(_: str, weight: torch.Tensor) -> torch.Tensor:
+def quantise(_: str, weight: Any) -> Any:
     """Round to four bits, with one scale for each row."""
     scale = weight.abs().amax(dim=1, keepdim=True) / 7
     return (weight / scale).round() * scale
@@ -152,7 +153,7 @@ def quantise(_: str, weight: torch.Tensor) -> torch.Tensor:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A tuned `tiny` as the reference, and as the model of servers."""
-    pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
     pytest.importorskip("peft")
     folder = tmp_path_factory.mktemp("verified")
     with home_at(folder / "home"):

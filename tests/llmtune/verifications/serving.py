@@ -12,15 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar
-
-import torch
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llmtune.data.example import Message
 from llmtune.data.formats.chat import read_messages
 from llmtune.provider.generation import GenerationRequest
-from llmtune_local.inference.generator import LocalGenerator
 from llmtune_local.inference.tool_call_parser import read_calls
+
+if TYPE_CHECKING:
+    from llmtune_local.inference.generator import LocalGenerator
 
 Body = dict[str, Any]
 
@@ -67,6 +67,8 @@ class Model:
             return made
 
     def _run(self, prompt: list[int], limit: int, ends: frozenset[int], choose: Any) -> Made:
+        import torch
+
         tokens: list[int] = []
         logprobs: list[float] = []
         cache, ids = None, torch.tensor([prompt])

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import pytest
-import torch
 
 from llmtune._retry import RetryPolicy
 from llmtune.data.example import Message
@@ -20,6 +19,8 @@ from llmtune.verifications.results import KINDS, Verification
 from llmtune.verifications.verify import verify_endpoint
 from tests.llmtune.verifications.conftest import World
 from tests.llmtune.verifications.serving import Body, Made, Model, ModelServer, Refused
+
+torch = pytest.importorskip("torch")
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("verified")]
 
@@ -140,7 +141,7 @@ class Sampling(ModelServer):
         self._random = torch.Generator().manual_seed(1)
 
     def generate(self, prompt: list[int], limit: int, body: Body) -> Made:
-        def choose(logits: torch.Tensor, _: list[int]) -> int:
+        def choose(logits: Any, _: list[int]) -> int:
             return int(torch.multinomial(torch.softmax(logits / 1.2, -1), 1, generator=self._random))
 
         return self.model.generate(prompt, limit, choose=choose)
@@ -150,7 +151,7 @@ class Penalty(ModelServer):
     def generate(self, prompt: list[int], limit: int, body: Body) -> Made:
         penalty = float(body.get("repetition_penalty", 1.6))
 
-        def choose(logits: torch.Tensor, seen: list[int]) -> int:
+        def choose(logits: Any, seen: list[int]) -> int:
             changed = logits.clone()
             for token in set(seen):
                 changed[token] = changed[token] / penalty if changed[token] > 0 else changed[token] * penalty
@@ -582,7 +583,7 @@ class FloatNoise(ModelServer):
         self._random = torch.Generator().manual_seed(2)
 
     def generate(self, prompt: list[int], limit: int, body: Body) -> Made:
-        def choose(logits: torch.Tensor, _: list[int]) -> int:
+        def choose(logits: Any, _: list[int]) -> int:
             return int((logits + 2e-3 * torch.randn(logits.shape, generator=self._random)).argmax())
 
         return self.model.generate(prompt, limit, choose=choose)
