@@ -121,7 +121,7 @@ def _classify(pair: AnswerPair, marks: TurnMarks, pairs: Sequence[AnswerPair]) -
     if text.startswith(expected):
         behind = text[len(expected)]
         return "stop_not_honoured" if pair.got.finish_reason == "length" or not behind.isalnum() else None
-    if expected.startswith(text):
+    if text and expected.startswith(text):
         return "answers_cut"
     if pair.alone is not None and same_answer(pair.expected, pair.alone):
         others = (candidate for candidate in pairs if candidate.row != pair.row)

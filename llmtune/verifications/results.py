@@ -60,6 +60,9 @@ KINDS: dict[str, str] = {
     "weights_differ": "the weights are rounded, merged or adapted otherwise",
 }
 
+#: Those of them that are about what the model is given.
+PROMPT_KINDS = frozenset(list(KINDS)[: list(KINDS).index("sampling_on")])
+
 DifferenceKind = Literal[
     "system_turn_added",
     "system_turn_dropped",

@@ -24,7 +24,7 @@ from llmtune.verifications import probes
 from llmtune.verifications.answers import AnswerPair, TurnMarks, explain_answers, same_answer
 from llmtune.verifications.endpoint import Endpoint, EndpointGenerator, ServerAnswer
 from llmtune.verifications.prompts import PROBES, SeenPrompt, explain_prompts
-from llmtune.verifications.results import Difference, PromptEvidence, Verification
+from llmtune.verifications.results import PROMPT_KINDS, Difference, PromptEvidence, Verification
 from llmtune.verifications.verdict import decide
 
 #: Held-out rows that are asked, where nothing else is said.
@@ -40,7 +40,7 @@ PATIENCE = RetryPolicy()
 ASKED_ALONE = 8
 
 #: Answers whose likelihoods are compared, and the mean distance in nats per token from which weights are rounded.
-LIKELIHOODS, LIKELIHOOD_GAP = 16, 0.05
+LIKELIHOODS, LIKELIHOOD_GAP = 16, 0.1
 
 #: How much less likely, in nats per token, another model's answers are to the one that was measured.
 FOREIGN = 1.0
@@ -119,6 +119,9 @@ class _Verifier:
             for difference in by_form  # a turn that is not begun is begun by the answer
             if not (difference.kind == "role_in_answer" and self._has("generation_prompt_missing"))
         ]
+        if self._has("answers_swapped") and self.evidence == "counts":  # the counts belong to other questions
+            self.evidence, self.prompts_compared, self.prompts_same = "none", 0, 0
+            self.findings.differences = [one for one in self.findings.differences if one.kind not in PROMPT_KINDS]
         if not self._has("sampling_on"):
             probes.check_streams(self.endpoint, _longest(pairs), self.findings)
         if not self._has("stop_not_honoured", "answers_cut", "answers_empty"):

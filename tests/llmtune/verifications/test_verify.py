@@ -1,4 +1,4 @@
-"""A bank of servers: wrong ones, each wrong in one way and named by its kind, and sound ones, none of which is blamed."""
+"""A bank of servers: wrong ones, each named by the kind of its fault, and sound ones, none of which is blamed."""
 
 from __future__ import annotations
 
