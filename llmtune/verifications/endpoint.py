@@ -458,10 +458,13 @@ def _read_logprobs(value: Any) -> tuple[float, ...] | None:
     entries = value.get("content") if isinstance(value, Mapping) else None
     if not isinstance(entries, list) or not entries:
         return None
-    logprobs = [entry.get("logprob") for entry in entries if isinstance(entry, Mapping)]
-    if not all(isinstance(logprob, int | float) and -1e6 < logprob <= 1e-3 for logprob in logprobs):
-        return None
-    return tuple(float(logprob) for logprob in logprobs)
+    logprobs: list[float] = []
+    for entry in entries:
+        logprob = entry.get("logprob") if isinstance(entry, Mapping) else None
+        if not isinstance(logprob, int | float) or not -1e6 < logprob <= 1e-3:
+            return None
+        logprobs.append(float(logprob))
+    return tuple(logprobs)
 
 
 def _read_tokens(body: Any) -> tuple[int, ...] | None:

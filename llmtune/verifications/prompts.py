@@ -192,10 +192,8 @@ def _cuts(seen: Sequence[SeenPrompt]) -> Iterator[_Cause]:
     if len(lengths) != 1 or not all(prompt.same or len(prompt.expected) > limit for prompt in seen):
         return
     says = f"prompts are cut at {limit} tokens"
-    for keep in (lambda tokens: tokens[-limit:], lambda tokens: tokens[:limit]):
-        yield _Cause(
-            "prompt_cut", says, lambda prompt, keep=keep: prompt.expected if prompt.same else keep(prompt.expected)
-        )
+    yield _Cause("prompt_cut", says, lambda prompt: prompt.expected if prompt.same else prompt.expected[-limit:])
+    yield _Cause("prompt_cut", says, lambda prompt: prompt.expected if prompt.same else prompt.expected[:limit])
 
 
 def without_system(messages: Sequence[Message]) -> list[Message]:

@@ -114,11 +114,7 @@ class _Verifier:
         differing = [pair for pair in pairs if not pair.agrees]
         probes.check_repeats(self.endpoint, [*differing, *_longest(pairs)], self.findings)
         by_form, unexplained = explain_answers(pairs, self.marks)
-        self.findings.differences += [
-            difference
-            for difference in by_form  # a turn that is not begun is begun by the answer
-            if not (difference.kind == "role_in_answer" and self._has("generation_prompt_missing"))
-        ]
+        self.findings.differences += self._without_consequences(by_form)
         if self._has("answers_swapped") and self.evidence == "counts":  # the counts belong to other questions
             self.evidence, self.prompts_compared, self.prompts_same = "none", 0, 0
             self.findings.differences = [one for one in self.findings.differences if one.kind not in PROMPT_KINDS]
@@ -163,6 +159,17 @@ class _Verifier:
             seconds=time.monotonic() - began,
             finished=time.time(),
         )
+
+    def _without_consequences(self, by_form: Sequence[Difference]) -> list[Difference]:
+        """Leave out what only follows from another difference: its cause stands in the result."""
+        consequences: set[str] = set()
+        if self._has(
+            *PROMPT_KINDS
+        ):  # a model that is given something else may begin its turn by itself, or say nothing
+            consequences |= {"role_in_answer", "answers_empty"}
+        if any(difference.kind == "stop_not_honoured" for difference in by_form):
+            consequences.add("finish_reason_differs")
+        return [difference for difference in by_form if difference.kind not in consequences]
 
     def _has(self, *kinds: str) -> bool:
         return any(difference.kind in kinds for difference in self.findings.differences)
