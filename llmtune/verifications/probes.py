@@ -46,12 +46,13 @@ class Findings:
     notes: list[str]
 
 
-def is_tie(scorer: AnswerScorer | None, request: GenerationRequest, got: ServerAnswer) -> bool:
+def is_tie(scorer: AnswerScorer | None, request: GenerationRequest, expected: Generation, got: ServerAnswer) -> bool:
     """Return whether the model itself finds each token of an answer about as likely as the likeliest one.
 
-    False where it cannot be told: nothing scores answers, or the template does not render this one.
+    False where it cannot be told: nothing scores answers, or the template does not render this one. A tool call that is
+    written as text may be the same tokens, and is none.
     """
-    if scorer is None or got.finish_reason == "length":
+    if scorer is None or got.finish_reason == "length" or bool(expected.tool_calls) != bool(got.tool_calls):
         return False
     answer = Generation(text=got.text.strip(), tool_calls=got.tool_calls)
     try:
@@ -134,10 +135,10 @@ def check_streams(endpoint: Endpoint, pairs: Sequence[AnswerPair], findings: Fin
 
 def check_limits(endpoint: Endpoint, pairs: Sequence[AnswerPair], findings: Findings) -> None:
     """Ask for a few tokens, and for an end at a stop text, where an answer is long enough to tell."""
-    candidates = [pair for pair in pairs if pair.got is not None and not pair.got.tool_calls]
+    candidates = [pair for pair in pairs if pair.same and pair.got is not None and not pair.got.tool_calls]
     pair = max(candidates, key=lambda pair: len(pair.got.text) if pair.got else 0, default=None)
     if pair is None or pair.got is None or len(pair.got.text.strip()) < LONG_ENOUGH:
-        findings.notes.append("max_tokens and stop texts were not checked: the answers are too short")
+        findings.notes.append("max_tokens and stop texts were not checked: no answer is right and long enough")
         return
     full = pair.got.text.strip()
     short = _ask(endpoint, replace(pair.request, max_tokens=FEW_TOKENS))

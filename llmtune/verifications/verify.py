@@ -120,8 +120,7 @@ class _Verifier:
             self.findings.differences = [one for one in self.findings.differences if one.kind not in PROMPT_KINDS]
         if not self._has("sampling_on"):
             probes.check_streams(self.endpoint, _longest(pairs), self.findings)
-        if not self._has("stop_not_honoured", "answers_cut", "answers_empty"):
-            probes.check_limits(self.endpoint, pairs, self.findings)
+        probes.check_limits(self.endpoint, pairs, self.findings)
         self._explain_rest(pairs, unexplained)
         self._compare_likelihoods(pairs)
         self._note_refusals()
@@ -205,7 +204,7 @@ class _Verifier:
         """Mark ties, and ask some of the rows whose answers differ once more, with nothing else at the same time."""
         marked = [
             replace(pair, tied=True)
-            if pair.got is not None and not pair.same and self._is_tie(pair.request, pair.got)
+            if pair.got is not None and not pair.same and self._is_tie(pair, pair.got)
             else pair
             for pair in pairs
         ]
@@ -218,8 +217,8 @@ class _Verifier:
             asked.append(pair)
         return asked
 
-    def _is_tie(self, request: GenerationRequest, answer: ServerAnswer) -> bool:
-        return probes.is_tie(self.reference.scorer, request, answer)
+    def _is_tie(self, pair: AnswerPair, answer: ServerAnswer) -> bool:
+        return probes.is_tie(self.reference.scorer, pair.request, pair.expected, answer)
 
     def _explain_rest(self, pairs: Sequence[AnswerPair], unexplained: Sequence[AnswerPair]) -> None:
         """Name the model behind answers that are simply other ones, unless something else explains them."""
@@ -232,7 +231,7 @@ class _Verifier:
         rows = tuple(pair.row for pair in differing)
 
         def agrees(pair: AnswerPair, answer: ServerAnswer) -> bool:
-            return same_answer(pair.expected, answer) or self._is_tie(pair.request, answer)
+            return same_answer(pair.expected, answer) or self._is_tie(pair, answer)
 
         if probes.check_settings(self.endpoint, differing, agrees, self.findings):
             return
