@@ -122,7 +122,8 @@ class PromptRenderer(Protocol):
     def render(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), *, generation_prompt: bool = True
     ) -> RenderedPrompt:
-        """Render a conversation; without `generation_prompt`, the beginning of the answer's turn is left out.
+        """Render a conversation with the `tools` it offers; without `generation_prompt`, the beginning of the answer's
+        turn is left out.
 
         Raises `InvalidData` where the template refuses it.
         """

@@ -34,7 +34,7 @@ def verify(
     margin: float | None = None,
     model: str | None = None,
     key_from: str | None = None,
-    on_progress: Say | None = None,
+    on_progress: Callable[[str], None] | None = None,
 ) -> Verification:
     """Verify that a server answers as a run's tuned model does, and put the result into the run's report.
 

@@ -63,6 +63,7 @@ KINDS: dict[str, str] = {
 #: Those of them that are about what the model is given.
 PROMPT_KINDS = frozenset(list(KINDS)[: list(KINDS).index("sampling_on")])
 
+#: The kind of a difference between a server and the model that was measured.
 DifferenceKind = Literal[
     "system_turn_added",
     "system_turn_dropped",
@@ -142,7 +143,11 @@ class Verification(DocumentedModel):
     """How prompts could be compared."""
 
     prompts_compared: int = 0
+    """Prompts of rows of which the server shows something."""
+
     prompts_same: int = 0
+    """How many of them are as they should be."""
+
     answers_same: int = 0
     """Answers with the same text and tool calls, outer blanks and the spelling of JSON aside."""
 
