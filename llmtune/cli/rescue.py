@@ -82,7 +82,7 @@ def rescue(
     """Fetch a tuned model's job and data, record its answers, train it elsewhere, and compare.
 
     With --all, do so for every tuned model of an account; exits with 1 if any part of one could not be fetched. With
-    --endpoint, exits with 0 if the server answers as the old model did, 5 if not, 6 if that cannot be told.
+    --endpoint, exits with 0 if the server answers as the old model did, 5 if not, 6 if that is unclear.
     """
     from rich.markup import escape
 

@@ -42,7 +42,7 @@ def verify(
     """Verify that a server answers as the tuned model of a run does: prompts, answers, stops, tool calls, streams.
 
     It is asked by chat completions. Every difference is named by its kind. Exits with 0 if it is the same, 5 if it is
-    not, 6 if that cannot be told.
+    not, 6 if that is unclear.
     """
     from llmtune.cli.output import err, out, print_json
     from llmtune.runs.verify_run import verify as verify_run

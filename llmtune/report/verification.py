@@ -33,6 +33,6 @@ def figure_lines(verification: Verification) -> Iterator[str]:
     if not isinstance(verification.likelihood_gap, NotReported):
         yield f"likelihoods: {verification.likelihood_gap:.4f} nats per token apart on average"
     tokens_in, tokens_out = verification.prompt_tokens, verification.completion_tokens
-    known = isinstance(tokens_in, int) and isinstance(tokens_out, int)
-    counted = f", {tokens_in:,} tokens in and {tokens_out:,} out" if known else ""
+    both_counted = isinstance(tokens_in, int) and isinstance(tokens_out, int)
+    counted = f", {tokens_in:,} tokens in and {tokens_out:,} out" if both_counted else ""
     yield f"asked: {count(verification.requests, 'question')}{counted}, in {verification.seconds:.1f} s"

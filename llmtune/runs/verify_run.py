@@ -71,17 +71,17 @@ def verify(
     if rows is not None and rows < 1:
         raise InvalidJob(f"rows is 1 or more, not {rows}", where="rows")
     say = on_progress or (lambda _: None)
-    known = attach(run) if isinstance(run, str) else run
+    tuned_run = attach(run) if isinstance(run, str) else run
     server = Endpoint(endpoint, model=model, key_from=key_from)
-    choose_model(server, known)
-    with open_reference(known, ROWS if rows is None else rows, say) as reference:
+    choose_model(server, tuned_run)
+    with open_reference(tuned_run, ROWS if rows is None else rows, say) as reference:
         say(f"asking {server.address} for {server.model}: {len(reference.rows)} held-out rows")
         name = verifications.begin(
-            known._store, known.id, endpoint=server.address, model=server.model or "", rows=len(reference.rows)
+            tuned_run._store, tuned_run.id, endpoint=server.address, model=server.model or "", rows=len(reference.rows)
         )
         result = verify_endpoint(server, reference, margin=MARGIN if margin is None else margin)
-    verifications.keep(known._store, known.id, name, result)
-    evaluation.write_report(known._store, known.record, known.provider)
+    verifications.keep(tuned_run._store, tuned_run.id, name, result)
+    evaluation.write_report(tuned_run._store, tuned_run.record, tuned_run.provider)
     return result
 
 
@@ -134,8 +134,8 @@ def open_reference(run: Run, rows: int, say: Say) -> Iterator[Reference]:
     limit = token_limit(dataset.test, spec)
     requests = build_requests(chosen, spec, max_tokens=limit, seed=job.seed or 0)
     with ExitStack() as stack:
-        own = _ModelAnswers(record, provider, model, stack, say)
-        answers = own.tuned(requests)
+        model_answers = _ModelAnswers(record, provider, model, stack, say)
+        answers = model_answers.tuned(requests)
         pairs = [
             (row, request, answer) for row, request, answer in zip(chosen, requests, answers, strict=True) if answer
         ]
@@ -146,13 +146,13 @@ def open_reference(run: Run, rows: int, say: Say) -> Iterator[Reference]:
                 hint=f"llmtune evaluate {run.id} asks it{sampled}",
             )
         yield Reference(
-            source=own.source,
+            source=model_answers.source,
             rows=[row for row, _, _ in pairs],
             requests=[request for _, request, _ in pairs],
             answers=[answer for _, _, answer in pairs],
             renderer=provider.prompt_renderer(model) if isinstance(provider, RendersPrompts) else None,
-            scorer=own.scorer(),
-            base_answers=own.base,
+            scorer=model_answers.scorer(),
+            base_answers=model_answers.base,
             spec=spec,
             labels=dataset.labels,
             seed=job.seed or 0,
@@ -197,23 +197,23 @@ class _ModelAnswers:
 
         identity = model_identity(self._record.provider, model)
         if self._provider.hosted:
-            known = [
+            stored = [
                 request for request in requests if self._cache.get(answer_key(identity, "text", request)) is not None
             ]
             generator: Generator = _Nobody()
         else:
-            known = list(requests)
+            stored = list(requests)
             generator = self._open(model)
         answers = generate_answers(
             generator,
-            known,
+            stored,
             model=identity,
             cache=self._cache,
             patience=RetryPolicy(),
             progress=lambda done, total: None,
         )
         by_key = {
-            answer_key("", "text", request): answer.generation for request, answer in zip(known, answers, strict=True)
+            answer_key("", "text", request): answer.generation for request, answer in zip(stored, answers, strict=True)
         }
         return [by_key.get(answer_key("", "text", request)) for request in requests]
 

@@ -124,8 +124,8 @@ def _classify(pair: AnswerPair, marks: TurnMarks, pairs: Sequence[AnswerPair]) -
     if text and expected.startswith(text):
         return "answers_cut"
     if pair.alone is not None and same_answer(pair.expected, pair.alone):
-        others = (candidate for candidate in pairs if candidate.row != pair.row)
-        if any(same_answer(candidate.expected, pair.got) for candidate in others):
+        candidates = (candidate for candidate in pairs if candidate.row != pair.row)
+        if any(same_answer(candidate.expected, pair.got) for candidate in candidates):
             return "answers_swapped"
     return "answers_rewritten" if text.endswith(expected) else None
 

@@ -396,13 +396,13 @@ def _add_call(calls: dict[int, dict[str, str]], number: int, call: Any) -> bool:
     if not isinstance(call, Mapping):
         return False
     index = call.get("index")
-    known = calls.setdefault(index if isinstance(index, int) else number, {"id": "", "name": "", "arguments": ""})
+    call_so_far = calls.setdefault(index if isinstance(index, int) else number, {"id": "", "name": "", "arguments": ""})
     function = call.get("function")
     function = function if isinstance(function, Mapping) else {}
-    known["id"] = str(call.get("id") or known["id"])
-    known["name"] += str(function.get("name") or "")
+    call_so_far["id"] = str(call.get("id") or call_so_far["id"])
+    call_so_far["name"] += str(function.get("name") or "")
     arguments = function.get("arguments")
-    known["arguments"] += arguments if isinstance(arguments, str) else json.dumps(arguments) if arguments else ""
+    call_so_far["arguments"] += arguments if isinstance(arguments, str) else json.dumps(arguments) if arguments else ""
     return bool(arguments) and not isinstance(arguments, str)
 
 

@@ -122,8 +122,8 @@ def check_streams(endpoint: Endpoint, pairs: Sequence[AnswerPair], findings: Fin
             return
         streamed += 1
         if not same_answer(pair.got.generation, answer):
-            whole = _ask(endpoint, pair.request)
-            if whole is not None and not same_answer(whole.generation, answer):
+            unstreamed = _ask(endpoint, pair.request)
+            if unstreamed is not None and not same_answer(unstreamed.generation, answer):
                 differing.append(pair)
                 texts.append(answer.text.strip()[:40])
     if differing:
@@ -163,7 +163,9 @@ def check_limits(endpoint: Endpoint, pairs: Sequence[AnswerPair], findings: Find
 def _choose_stop(text: str) -> str:
     """Return a piece from the middle of a text, a word of it where there is one."""
     middle = text[len(text) // 3 :].split()
-    return next((word for word in middle if 0 < text.find(word) < len(text) - len(word)), text[len(text) // 2 :][:4])
+    return next(
+        (piece for piece in middle if 0 < text.find(piece) < len(text) - len(piece)), text[len(text) // 2 :][:4]
+    )
 
 
 def check_settings(
@@ -173,16 +175,16 @@ def check_settings(
     findings: Findings,
 ) -> bool:
     """Ask rows again with settings that change nothing; return whether that makes the answers right."""
-    asked = right = 0
+    questions = right = 0
     for pair in pairs[:REPEATED]:
         answer = _ask(endpoint, pair.request, extra=NEUTRAL) or _ask(endpoint, pair.request, extra=NEUTRAL_STANDARD)
         if answer is not None:
-            asked, right = asked + 1, right + agrees(pair, answer)
-    if not right or right * 2 < asked:
+            questions, right = questions + 1, right + agrees(pair, answer)
+    if not right or right * 2 < questions:
         return False
     says = (
         "the server's own settings, such as a penalty on repetition, change greedy answers: with settings that switch"
-        f" them off, {right} of {asked} answers are as they should be"
+        f" them off, {right} of {questions} answers are as they should be"
     )
     rows = tuple(pair.row for pair in pairs)
     findings.differences.append(Difference(kind="sampling_settings", says=says, rows=rows))

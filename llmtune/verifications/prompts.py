@@ -71,9 +71,9 @@ PROBES: tuple[tuple[Message, ...], ...] = (
 )
 
 
-def explain_prompts(seen: Sequence[SeenPrompt], renderer: PromptRenderer) -> list[Difference]:
+def explain_prompts(prompts: Sequence[SeenPrompt], renderer: PromptRenderer) -> list[Difference]:
     """Return what is different about the prompts, named by its cause; nothing where they are the same."""
-    compared = [prompt for prompt in seen if prompt.shown]
+    compared = [prompt for prompt in prompts if prompt.shown]
     wrong = [prompt for prompt in compared if not prompt.same]
     if not wrong:
         return []
@@ -82,8 +82,8 @@ def explain_prompts(seen: Sequence[SeenPrompt], renderer: PromptRenderer) -> lis
         predicted = [_predict(cause.predict, prompt) for prompt in compared]
         if all(tokens is not None and prompt.fits(tokens) for prompt, tokens in zip(compared, predicted, strict=True)):
             return [Difference(kind=cause.kind, says=f"{cause.says} ({_count(wrong, compared)})", rows=rows)]
-    shown = [prompt for prompt in wrong if prompt.tokens is not None]
-    kind, says = _explain_tokens(shown, renderer) if shown else _explain_counts(compared)
+    with_tokens = [prompt for prompt in wrong if prompt.tokens is not None]
+    kind, says = _explain_tokens(with_tokens, renderer) if with_tokens else _explain_counts(compared)
     return [Difference(kind=kind, says=f"{says} ({_count(wrong, compared)})", rows=rows)]
 
 
@@ -109,7 +109,7 @@ def _predict(predict: Predict, prompt: SeenPrompt) -> Tokens | None:
         return None
 
 
-def _causes(renderer: PromptRenderer, seen: Sequence[SeenPrompt]) -> Iterator[_Cause]:
+def _causes(renderer: PromptRenderer, prompts: Sequence[SeenPrompt]) -> Iterator[_Cause]:
     begin = renderer.begin_token
 
     def render(request: GenerationRequest, messages: Sequence[Message], *, generation_prompt: bool = True) -> Tokens:
@@ -118,7 +118,7 @@ def _causes(renderer: PromptRenderer, seen: Sequence[SeenPrompt]) -> Iterator[_C
     def begins(prompt: SeenPrompt) -> bool:
         return begin is not None and prompt.expected[:1] == (begin,)
 
-    if begin is not None and all(map(begins, seen)):
+    if begin is not None and all(map(begins, prompts)):
         yield _Cause(
             "beginning_token_twice",
             f"the beginning token {renderer.decode([begin])!r} stands twice",
@@ -129,7 +129,7 @@ def _causes(renderer: PromptRenderer, seen: Sequence[SeenPrompt]) -> Iterator[_C
             f"the beginning token {renderer.decode([begin])!r} is missing",
             lambda prompt: prompt.expected[1:],
         )
-    first = {prompt.tokens[0] for prompt in seen if prompt.tokens}
+    first = {prompt.tokens[0] for prompt in prompts if prompt.tokens}
     if len(first) <= 1:
         added = next(iter(first), -1)
         name = f"the token {renderer.decode([added])!r}" if first else "one token"
@@ -180,16 +180,16 @@ def _causes(renderer: PromptRenderer, seen: Sequence[SeenPrompt]) -> Iterator[_C
             renderer.render(prompt.request.messages, prompt.request.tools).text, special_tokens=False
         ),
     )
-    yield from _cuts(seen)
+    yield from _cuts(prompts)
 
 
-def _cuts(seen: Sequence[SeenPrompt]) -> Iterator[_Cause]:
+def _cuts(prompts: Sequence[SeenPrompt]) -> Iterator[_Cause]:
     """Yield that all prompts of more than some number of tokens have that number."""
     lengths = {
-        len(prompt.tokens) if prompt.tokens is not None else prompt.count or 0 for prompt in seen if not prompt.same
+        len(prompt.tokens) if prompt.tokens is not None else prompt.count or 0 for prompt in prompts if not prompt.same
     }
     limit = max(lengths)
-    if len(lengths) != 1 or not all(prompt.same or len(prompt.expected) > limit for prompt in seen):
+    if len(lengths) != 1 or not all(prompt.same or len(prompt.expected) > limit for prompt in prompts):
         return
     says = f"prompts are cut at {limit} tokens"
     yield _Cause("prompt_cut", says, lambda prompt: prompt.expected if prompt.same else prompt.expected[-limit:])
@@ -283,10 +283,10 @@ def _is_system_changed(prompt: SeenPrompt, text: str, renderer: PromptRenderer) 
     return text.endswith(rest_of_prompt.removeprefix(begin))
 
 
-def _explain_counts(seen: Sequence[SeenPrompt]) -> tuple[DifferenceKind, str]:
+def _explain_counts(prompts: Sequence[SeenPrompt]) -> tuple[DifferenceKind, str]:
     """Explain prompts of which only the numbers of tokens are known."""
-    with_system = {prompt.difference for prompt in seen if _has_system(prompt)}
-    without = {prompt.difference for prompt in seen if not _has_system(prompt)}
+    with_system = {prompt.difference for prompt in prompts if _has_system(prompt)}
+    without = {prompt.difference for prompt in prompts if not _has_system(prompt)}
     if with_system <= {0} and len(without) == 1 and (extra := next(iter(without))) > 0:
         return (
             "system_turn_added",
@@ -302,7 +302,7 @@ def _explain_counts(seen: Sequence[SeenPrompt]) -> tuple[DifferenceKind, str]:
             " fixed text stands in front",
         )
     by_shape: dict[tuple[str, ...], set[int]] = {}
-    for prompt in seen:
+    for prompt in prompts:
         shape = (*(turn.role for turn in prompt.request.messages), str(len(prompt.request.tools)))
         by_shape.setdefault(shape, set()).add(prompt.difference)
     if any(max(differences) - min(differences) > _BORDERS for differences in by_shape.values()):
@@ -319,8 +319,7 @@ def _has_system(prompt: SeenPrompt) -> bool:
 
 
 def _quote(text: str) -> str:
-    shown = text if len(text) <= _QUOTED else f"{text[:_QUOTED]}\u2026"
-    return repr(shown)
+    return repr(text if len(text) <= _QUOTED else f"{text[:_QUOTED]}\u2026")
 
 
 def _describe_change(expected: str, text: str) -> str:

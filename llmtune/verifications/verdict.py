@@ -34,13 +34,12 @@ def decide(
     if agree == len(pairs):
         tied = sum(pair.tied for pair in pairs)
         by_rounding = f", {tied} of them up to rounding" if tied else ""
-        shown = {"tokens": "prompts are token-identical", "counts": "prompts have the same numbers of tokens"}.get(
-            prompts
-        )
+        how = {"tokens": "prompts are token-identical", "counts": "prompts have the same numbers of tokens"}
+        evidence = f" and {how[prompts]}" if prompts in how else ""
         bound = 1 - _CHANCE ** (1 / len(pairs))
         return "same", (
-            f"all {agree} answers are the same{by_rounding}{f' and {shown}' if shown else ''}; at most {bound:.1%} of"
-            " such questions are answered otherwise (95%)"
+            f"all {agree} answers are the same{by_rounding}{evidence}; at most {bound:.1%} of such questions are"
+            " answered otherwise (95%)"
         )
     low, high = improvement(comparison, unit)
     loss = f"answers agree on {agree} of {len(pairs)}; {describe_change(comparison, unit)}"

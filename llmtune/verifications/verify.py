@@ -209,13 +209,13 @@ class _Verifier:
             for pair in pairs
         ]
         differing = [pair.row for pair in marked if not pair.agrees and pair.got is not None][:ASKED_ALONE]
-        asked = []
+        checked = []
         for pair in marked:
             if pair.row in differing:
                 with suppress(VendorError):
                     pair = replace(pair, alone=self.endpoint.ask(pair.request))
-            asked.append(pair)
-        return asked
+            checked.append(pair)
+        return checked
 
     def _is_tie(self, pair: AnswerPair, answer: ServerAnswer) -> bool:
         return probes.is_tie(self.reference.scorer, pair.request, pair.expected, answer)
@@ -269,12 +269,10 @@ class _Verifier:
             assert pair.got is not None
             answer = Generation(text=pair.got.text.strip(), tool_calls=pair.got.tool_calls)
             try:
-                other, own = scorer.score_answers([pair.request] * 2, [answer, pair.expected])
+                served, measured = scorer.score_answers([pair.request] * 2, [answer, pair.expected])
             except InvalidData:
                 continue
-            losses.append(
-                sum(own.logprobs) / max(1, len(own.logprobs)) - sum(other.logprobs) / max(1, len(other.logprobs))
-            )
+            losses.append(_mean(measured.logprobs) - _mean(served.logprobs))
         return not losses or sum(losses) / len(losses) > FOREIGN
 
     # --- prompts -----------------------------------------------------------------------------------------------------
@@ -283,16 +281,16 @@ class _Verifier:
         if renderer is None:
             self._compare_stored_counts(pairs)
             return
-        seen = [prompt for pair in pairs if (prompt := self._see(renderer, pair)) is not None]
-        if not any(prompt.shown for prompt in seen):
+        prompts = [prompt for pair in pairs if (prompt := self._see(renderer, pair)) is not None]
+        if not any(prompt.shown for prompt in prompts):
             self.findings.notes.append("prompts were not compared: the server shows no tokens and counts none")
             return
-        by_tokens = any(prompt.tokens is not None for prompt in seen)
+        by_tokens = any(prompt.tokens is not None for prompt in prompts)
         self.evidence = "tokens" if by_tokens else "counts"
-        self.prompts_compared = sum(prompt.shown for prompt in seen)
-        self.prompts_same = sum(prompt.shown and prompt.same for prompt in seen)
-        seen += [probe for messages in PROBES if (probe := self._probe(renderer, messages, by_tokens)) is not None]
-        self.findings.differences += explain_prompts(seen, renderer)
+        self.prompts_compared = sum(prompt.shown for prompt in prompts)
+        self.prompts_same = sum(prompt.shown and prompt.same for prompt in prompts)
+        prompts += [probe for messages in PROBES if (probe := self._probe(renderer, messages, by_tokens)) is not None]
+        self.findings.differences += explain_prompts(prompts, renderer)
 
     def _see(self, renderer: PromptRenderer, pair: AnswerPair) -> SeenPrompt | None:
         """Return what the server shows of a row's prompt. Its count at the answer is the truth where both differ."""
@@ -356,12 +354,12 @@ class _Verifier:
             assert pair.got.logprobs is not None
             served = pair.got.logprobs
             try:
-                (own,) = scorer.score_answers([pair.request], [pair.expected])
+                (measured,) = scorer.score_answers([pair.request], [pair.expected])
             except InvalidData:
                 continue
             # Servers report the token that ends the answer, or leave it out.
-            if len(own.logprobs) - len(served) in (0, 1):
-                gaps += [abs(a - b) for a, b in zip(served, own.logprobs, strict=False)]
+            if len(measured.logprobs) - len(served) in (0, 1):
+                gaps += [abs(a - b) for a, b in zip(served, measured.logprobs, strict=False)]
                 if not any(served):
                     self.findings.notes.append("the server reports all likelihoods as 1, which says nothing")
                     return
@@ -401,17 +399,21 @@ class _Verifier:
                 if comparison is not None and value:
                     return comparison, value.unit
         agreement = [float(pair.agrees) for pair in pairs]
-        own = [1.0] * len(pairs)
-        return compare_means(own, agreement, metric="agreement", names=("run", "endpoint")), "share"
+        full_marks = [1.0] * len(pairs)
+        return compare_means(full_marks, agreement, metric="agreement", names=("run", "endpoint")), "share"
 
     def _note_refusals(self) -> None:
-        for name, words in self.endpoint.refused.items():
+        for name, refusal in self.endpoint.refused.items():
             if name == "temperature":
                 self.findings.notes.append(
-                    f"the server refuses temperature, so its answers may be sampled: {words[:200]}"
+                    f"the server refuses temperature, so its answers may be sampled: {refusal[:200]}"
                 )
             elif name == "logprobs":
                 self.findings.notes.append("likelihoods were not compared: the server refuses logprobs")
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / max(1, len(values))
 
 
 def replace_answer(row: Example) -> Example:
@@ -445,12 +447,12 @@ def _read_marks(renderer: PromptRenderer) -> TurnMarks:
     ends = tuple(text for token in sorted(renderer.end_tokens) if (text := renderer.decode([token]).strip()))
     request = PROBES[0]
     try:
-        whole = renderer.render(request).text
+        with_prompt = renderer.render(request).text
         bare = renderer.render(request, generation_prompt=False).text
     except LlmtuneError:
         return TurnMarks(ends)
-    begin = whole.removeprefix(bare).strip()
-    words = begin
+    begin = with_prompt.removeprefix(bare).strip()
+    role = begin
     for end in (">", "|"):
-        words = words.rpartition(end)[2]
-    return TurnMarks(ends, tuple(dict.fromkeys(text for text in (begin, words.strip(), "assistant") if text)))
+        role = role.rpartition(end)[2]
+    return TurnMarks(ends, tuple(dict.fromkeys(text for text in (begin, role.strip(), "assistant") if text)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,10 +144,20 @@ def change_weights(generator: Any, change: Any) -> Model:
     return model
 
 
-def quantise(_: str, weight: Any) -> Any:
-    """Round to four bits, with one scale for each row."""
-    scale = weight.abs().amax(dim=1, keepdim=True) / 7
-    return (weight / scale).round() * scale
+def quantise(open_tuned: Callable[[], Any], reference: Reference) -> Model:
+    """The tuned model with its weights rounded, row by row, as coarsely as changes some answer."""
+    for steps in (7, 5, 4, 3, 2):
+
+        def change(_: str, weight: Any, steps: int = steps) -> Any:
+            scale = weight.abs().amax(dim=1, keepdim=True) / steps
+            return (weight / scale).round() * scale
+
+        model = change_weights(open_tuned(), change)
+        for request, answer in zip(reference.requests, reference.answers, strict=True):
+            made = model.generate(model.renderer.prompt_ids(request.messages, request.tools), 48)
+            if answer.text and model.tokenizer.decode(made.tokens, skip_special_tokens=True).strip() != answer.text:
+                return model
+    raise AssertionError("rounding to five values changed no answer")
 
 
 @pytest.fixture(scope="session")
@@ -166,12 +176,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 return run.provider.generator(run.model_ref)
 
             untuned = Model(run.provider.generator(base))
-            weights = dict(untuned.network.causal.named_parameters())
             changes = {
-                "quantised": quantise,
                 "half_precision": lambda _, weight: weight.half().float(),
-                "half": lambda name, weight: 0.5 * (weight + weights[name]),
                 "foreign": lambda _, weight: weight + weight.std() * torch.randn(weight.shape, generator=random),
             }
             changed = {name: change_weights(open_tuned(), change) for name, change in changes.items()}
+            changed["quantised"] = quantise(open_tuned, reference)
             yield World(reference, Model(open_tuned()), untuned, changed)

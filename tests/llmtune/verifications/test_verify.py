@@ -339,11 +339,6 @@ class Quantised(ModelServer):
         return self.others["quantised"].generate(prompt, limit)
 
 
-class HalfAdapter(ModelServer):
-    def generate(self, prompt: list[int], limit: int, body: Body) -> Made:
-        return self.others["half"].generate(prompt, limit)
-
-
 WRONG: list[tuple[str, type[ModelServer]]] = [
     ("system_turn_added", SystemWhereNone),
     ("system_turn_added", showing("llama", SystemWhereNone)),
@@ -397,7 +392,6 @@ WRONG: list[tuple[str, type[ModelServer]]] = [
     ("base_model_answers", BaseModel),
     ("another_model_answers", Foreign),
     ("weights_differ", Quantised),
-    ("weights_differ", HalfAdapter),
 ]
 
 
