@@ -181,7 +181,7 @@ class Verification(DocumentedModel):
 
     @property
     def exit_code(self) -> int:
-        """0 for the same, 5 for drift, 6 where it could not be told."""
+        """0 for the same, 5 for drift, 6 where it is unclear."""
         return EXIT_CODES[self.verdict]
 
     def difference(self, kind: DifferenceKind) -> Difference | None:
