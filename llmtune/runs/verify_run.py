@@ -38,7 +38,7 @@ def verify(
 ) -> Verification:
     """Verify that a server answers as a run's tuned model does, and put the result into the run's report.
 
-    The server is asked held-out rows, and a few questions beside them, by OpenAI's chat completions. Compared are the
+    The server is asked held-out rows, and a few questions beside them, by chat completions. Compared are the
     tokens of prompts where it shows or counts them, greedy answers, their ends, tool calls, streams and likelihoods,
     and the scores with the interval of their difference. A model on this machine answers the rows itself; of a vendor's
     model the answers of its evaluation are used, and it is not asked.
