@@ -1,8 +1,8 @@
 """A server that speaks chat completions: questions to it, its answers as they came, and its tokens where it shows them.
 
-Written after the servers' own descriptions (2026-11): chat completions with `logprobs` and streams (`llmtune.server.protocol`
-names the page), `/apply-template` and `/tokenize` of llama.cpp's server (github.com/ggml-org/llama.cpp,
-tools/server/README.md), `/tokenize` for conversations of vLLM (docs.vllm.ai).
+Written after the servers' own descriptions (2026-11): chat completions with `logprobs` and streams
+(`llmtune.server.protocol` names the page), `/apply-template` and `/tokenize` of llama.cpp's server
+(github.com/ggml-org/llama.cpp, tools/server/README.md), `/tokenize` for conversations of vLLM (docs.vllm.ai).
 """
 
 from __future__ import annotations
