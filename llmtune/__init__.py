@@ -34,6 +34,8 @@ _HOME = {
     "Report": "llmtune.report.schema",
     "gate": "llmtune.report.gate",
     "diff": "llmtune.report.gate",
+    "verify": "llmtune.runs.verify_run",
+    "Verification": "llmtune.verifications.results",
     "rescue": "llmtune.rescues.rescue",
     "rescue_all": "llmtune.rescues.account",
     "compare": "llmtune.comparisons.compare",
@@ -87,9 +89,11 @@ if TYPE_CHECKING:
     from llmtune.runs.plans import plan as plan
     from llmtune.runs.plans import plan_all as plan_all
     from llmtune.runs.run import Run as Run
+    from llmtune.runs.verify_run import verify as verify
     from llmtune.sweeps.learning_curve import probe as probe
     from llmtune.sweeps.results import Sweep as Sweep
     from llmtune.sweeps.sweep import sweep as sweep
+    from llmtune.verifications.results import Verification as Verification
 
 
 def __getattr__(name: str) -> Any:

@@ -26,6 +26,7 @@ from llmtune.cli import (
     sweep,
     tune,
     ui,
+    verify,
 )
 from llmtune.cli.data.app import app as data_app
 from llmtune.cli.help import HelpfulGroup, use_help
@@ -70,7 +71,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="One typed fine-tuning job, any backend, one report.",
     epilog="Exit codes: 0 done, 1 failed, 2 wrong input, 3 refused by a rule or a budget, 4 something is not installed"
-    " or not set up, 5 gate not passed, 6 gate undecidable, 130 interrupted."
+    " or not set up, 5 gate not passed or server not the same, 6 undecidable, 130 interrupted."
     " Under --json the last line of standard error says why.",
 )
 
@@ -107,6 +108,7 @@ app.command("costs", rich_help_panel=RESULTS)(costs.costs)
 app.command("ui", rich_help_panel=RESULTS)(ui.ui)
 app.command("serve", rich_help_panel=MODEL)(serve.serve)
 app.command("export", rich_help_panel=MODEL)(export.export)
+app.command("verify", rich_help_panel=MODEL)(verify.verify)
 app.add_typer(data_app, name="data", help="Check, split, convert and look at datasets.", rich_help_panel=DATA)
 app.command("import", rich_help_panel=SET_UP)(import_job.import_)
 app.command("providers", rich_help_panel=SET_UP)(info.providers)

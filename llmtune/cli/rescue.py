@@ -55,6 +55,23 @@ def rescue(
         ),
     ] = False,
     snapshot_only: Annotated[bool, typer.Option("--snapshot-only", help="Stop before training.")] = False,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Train nothing: verify that this server of chat completions answers as the old model did.",
+            show_default=False,
+        ),
+    ] = None,
+    served_model: Annotated[
+        str | None, typer.Option("--served-model", help="With --endpoint: the name to ask for.", show_default=False)
+    ] = None,
+    key_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VARIABLE", help="With --endpoint: environment variable with its key.", show_default=False
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before money is spent.")] = False,
     budget: Annotated[
         float | None, typer.Option(help="Refuse above this many USD, answers and training together.")
@@ -64,7 +81,8 @@ def rescue(
 ) -> None:
     """Fetch a tuned model's job and data, record its answers, train it elsewhere, and compare.
 
-    With --all, do so for every tuned model of an account; exits with 1 if any part of one could not be fetched.
+    With --all, do so for every tuned model of an account; exits with 1 if any part of one could not be fetched. With
+    --endpoint, exits with 0 if the server answers as the old model did, 5 if not, 6 if that is unclear.
     """
     from rich.markup import escape
 
@@ -72,11 +90,15 @@ def rescue(
     from llmtune.cli.output import out as stdout
     from llmtune.cli.progress import follow
     from llmtune.cli.tune import confirm
+    from llmtune.cli.verify import show as show_verification
     from llmtune.rescues.account import Filters, rescue_all
     from llmtune.rescues.rescue import rescue as rescue_one
 
     only = {"--since": since, "--base": old_base, "--name": name, "--limit": limit}
-    _check_usage(model, source, all_models, only, {"--prompts": prompts, "--data": data})
+    single = {"--prompts": prompts, "--data": data, "--endpoint": endpoint}
+    _check_usage(model, source, all_models, only, single)
+    if endpoint is None and (served_model is not None or key_from is not None):
+        raise typer.BadParameter("they are about the server of --endpoint", param_hint="--served-model / --key-from")
     common: dict[str, Any] = {
         "model": base,
         "out": out,
@@ -102,7 +124,17 @@ def rescue(
             if account.failed:
                 raise typer.Exit(1)
             return
-        rescued = rescue_one(str(model), to, source_provider=source, prompts=prompts, data=data, **common)
+        rescued = rescue_one(
+            str(model),
+            to,
+            source_provider=source,
+            prompts=prompts,
+            data=data,
+            endpoint=endpoint,
+            served_model=served_model,
+            key_from=key_from,
+            **common,
+        )
     except KeyboardInterrupt:
         err.print("\nfetched files and answers are kept; the same command continues from there", soft_wrap=True)
         sys.exit(EXIT_INTERRUPTED)
@@ -110,6 +142,10 @@ def rescue(
         print_json(rescued.model_dump(mode="json"))
     else:
         _show(rescued, stdout)
+    if endpoint is not None and rescued.verification is not None:
+        if not as_json:
+            show_verification(rescued.verification, stdout)
+        raise typer.Exit(rescued.verification.exit_code)
 
 
 def _check_usage(

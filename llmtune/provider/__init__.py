@@ -128,6 +128,11 @@ _HOME = {
     "Target": "llmtune.provider.types",
     "Text": "llmtune.provider.values",
     "TokenScorer": "llmtune.provider.generation",
+    "AnswerLikelihood": "llmtune.provider.generation",
+    "AnswerScorer": "llmtune.provider.generation",
+    "RenderedPrompt": "llmtune.provider.abilities",
+    "PromptRenderer": "llmtune.provider.abilities",
+    "RendersPrompts": "llmtune.provider.abilities",
     "TokenStats": "llmtune.metrics.points",
     "Unavailable": "llmtune.provider.generation",
     "Unsupported": "llmtune.provider.declarations",
@@ -183,6 +188,8 @@ __all__ = [
     "NOT_YET_METHODS",
     "Abilities",
     "Ability",
+    "AnswerLikelihood",
+    "AnswerScorer",
     "AnyRef",
     "AnyValue",
     "BaseGenerator",
@@ -247,6 +254,7 @@ __all__ = [
     "Pausable",
     "Price",
     "Progress",
+    "PromptRenderer",
     "Provider",
     "ProviderSettings",
     "Readiness",
@@ -254,6 +262,8 @@ __all__ = [
     "Ref",
     "RemoteJob",
     "RemoteModel",
+    "RenderedPrompt",
+    "RendersPrompts",
     "Request",
     "Requirement",
     "Resumable",
@@ -338,6 +348,9 @@ if TYPE_CHECKING:
     from llmtune.provider.abilities import KeepsDecisionRules as KeepsDecisionRules
     from llmtune.provider.abilities import ModelSuggestion as ModelSuggestion
     from llmtune.provider.abilities import Pausable as Pausable
+    from llmtune.provider.abilities import PromptRenderer as PromptRenderer
+    from llmtune.provider.abilities import RenderedPrompt as RenderedPrompt
+    from llmtune.provider.abilities import RendersPrompts as RendersPrompts
     from llmtune.provider.abilities import Resumable as Resumable
     from llmtune.provider.abilities import SelfChecking as SelfChecking
     from llmtune.provider.abilities import SuggestsAdapter as SuggestsAdapter
@@ -401,6 +414,8 @@ if TYPE_CHECKING:
     from llmtune.provider.duration import MeasuredSpeed as MeasuredSpeed
     from llmtune.provider.duration import Span as Span
     from llmtune.provider.encoding import encode_dataset as encode_dataset
+    from llmtune.provider.generation import AnswerLikelihood as AnswerLikelihood
+    from llmtune.provider.generation import AnswerScorer as AnswerScorer
     from llmtune.provider.generation import Generation as Generation
     from llmtune.provider.generation import GenerationRequest as GenerationRequest
     from llmtune.provider.generation import Generator as Generator

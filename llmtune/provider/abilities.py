@@ -11,7 +11,7 @@ from llmtune._models import DocumentedModel, FrozenModel
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
-    from llmtune.data.example import Example
+    from llmtune.data.example import Example, Message
     from llmtune.data.facts import DatasetFacts
     from llmtune.data.findings import Finding
     from llmtune.data.rendering.preview import TokenPreview
@@ -116,6 +116,50 @@ class Exporting(Protocol):
     def serving_command(self, model: ModelRef, name: str) -> str | None:
         """Return the command of an inference server that calls the model `name`; None where it cannot be served from
         where it lies."""
+        ...
+
+
+class RenderedPrompt(FrozenModel):
+    """A conversation as a model is given it: `text`, and the `tokens` that it is read as."""
+
+    text: str
+    tokens: tuple[int, ...]
+
+
+class PromptRenderer(Protocol):
+    """The chat template and tokenizer of one model. Nothing is sent and no weights are loaded."""
+
+    begin_token: int | None
+    """The token at the beginning of a text; None where the tokenizer has none."""
+
+    end_tokens: frozenset[int]
+    """The tokens that end an answer."""
+
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), *, generation_prompt: bool = True
+    ) -> RenderedPrompt:
+        """Render a conversation with the `tools` it offers; without `generation_prompt`, the beginning of the answer's
+        turn is left out.
+
+        Raises `InvalidData` where the template refuses it.
+        """
+        ...
+
+    def tokenize(self, text: str, *, special_tokens: bool = True) -> tuple[int, ...]:
+        """Return the tokens of a text. Without `special_tokens`, their marks in it are read as plain characters."""
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, special ones included."""
+        ...
+
+
+@runtime_checkable
+class RendersPrompts(Protocol):
+    """A provider that knows the tokens that its tuned models are given."""
+
+    def prompt_renderer(self, model: ModelRef) -> PromptRenderer | None:
+        """Return the template and tokenizer of a tuned model; None for a model that is not asked by conversations."""
         ...
 
 

@@ -89,6 +89,29 @@ class TokenScorer(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerLikelihood:
+    """How likely a model finds a given answer, token by token, its end included.
+
+    `logprobs` are the log-likelihoods of its tokens in nats; `gaps` how much likelier the likeliest token was at each
+    place, in nats: all 0 for the greedy answer.
+    """
+
+    logprobs: tuple[float, ...]
+    gaps: tuple[float, ...]
+
+
+@runtime_checkable
+class AnswerScorer(Protocol):
+    """A generator that also knows how likely it finds any answer."""
+
+    def score_answers(
+        self, requests: Sequence[GenerationRequest], answers: Sequence[Generation]
+    ) -> list[AnswerLikelihood]:
+        """Return the likelihood of each answer to its request. Raises `InvalidData` where one cannot be rendered."""
+        ...
+
+
 @dataclass(frozen=True)
 class Unavailable:
     """Why a model cannot be asked here ("the base model needs a paid deployment").

@@ -360,16 +360,25 @@ class Client:
             QuotaExceeded: the code is "quota_exceeded".
             VendorError: any other refusal, or a certificate that cannot be verified.
         """
-        data, sent_headers = body, dict(headers or {})
-        if body is not None and not isinstance(body, bytes):
-            data = json.dumps(body).encode()
-            sent_headers = {"Content-Type": "application/json"} | sent_headers
         path += "?" + urlencode(query) if query else ""
-        content = self._request(method, path, data, sent_headers, safe=safe)
+        content = self.receive(method, path, body, headers=headers, safe=safe)
         try:
             return load_json(content) if content else {}
         except ValueError:
             raise TransientError("the answer is not JSON", raw=content[:200].decode("utf-8", "replace")) from None
+
+    def receive(
+        self, method: str, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None, safe: bool = False
+    ) -> bytes:
+        """Send a request of any method and return the bytes of the answer, read to its end: those of a stream, say.
+
+        `method`, `path`, `body`, `headers` and `safe` are as in `send`, which reads JSON. Raises as `send` does.
+        """
+        data, sent_headers = body, dict(headers or {})
+        if body is not None and not isinstance(body, bytes):
+            data = json.dumps(body).encode()
+            sent_headers = {"Content-Type": "application/json"} | sent_headers
+        return self._request(method, path, data, sent_headers, safe=safe)
 
     def parse_refusal(self, body: Any) -> tuple[str | None, str | None]:
         """Return the message and the code in the JSON of a refusal (`body`); override for another shape.

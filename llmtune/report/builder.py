@@ -29,6 +29,7 @@ from llmtune.report.schema import (
     Report,
     Timing,
 )
+from llmtune.verifications.results import Verification
 
 #: Curves that every report mentions, if only to say why they are missing.
 EXPECTED_SERIES = ("train/loss", "validation/loss")
@@ -134,6 +135,9 @@ class RunFacts:
     checks: Sequence[Check] = ()
     """Checks made after training."""
 
+    verifications: Sequence[Verification] = ()
+    """Servers that were asked whether they answer as the tuned model does."""
+
     error: str | None = None
     """Why it failed."""
 
@@ -181,6 +185,7 @@ def build_report(facts: RunFacts) -> Report:
         earlier_evaluations=tuple(facts.earlier_evaluations),
         diagnosis=_diagnose(series, evaluation),
         checks=tuple(facts.checks),
+        verifications=tuple(facts.verifications),
         warnings=tuple(dict.fromkeys(warnings)),
         error=facts.error,
         environment=facts.environment or current_environment(),

@@ -22,6 +22,7 @@ from llmtune.provider.declarations import Support
 from llmtune.provider.types import RunState
 from llmtune.redaction.documents import dump_json
 from llmtune.redaction.rendering import Renderable
+from llmtune.verifications.results import Verification
 
 if TYPE_CHECKING:
     import pandas
@@ -273,6 +274,9 @@ class Report(Renderable, DocumentedModel):
 
     diagnosis: Diagnosis = Diagnosis(verdict="unclear", sentence="Not diagnosed.")
     checks: tuple[Check, ...] = ()
+    verifications: tuple[Verification, ...] = ()
+    """Servers that were asked whether they answer as the tuned model does, oldest first."""
+
     warnings: tuple[str, ...] = ()
     error: str | None = None
     """Why the run failed, in the backend's own words."""

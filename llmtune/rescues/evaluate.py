@@ -16,7 +16,7 @@ from llmtune.provider.generation import Generation, Generator, Unavailable
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import ModelRef
 from llmtune.redaction.secrets import scrub
-from llmtune.rescues.golden_set import Questions, Replay, build_reference_rows
+from llmtune.rescues.golden_set import Questions, build_reference_rows, replay
 
 
 def evaluate_answers(
@@ -51,7 +51,7 @@ def evaluate_answers(
     def asked(rows: Sequence[Example], with_old: bool, rule: Sequence[str] | None) -> EvaluationResult | NotReported:
         generators: dict[str, Generator | Unavailable] = {}
         if with_old:
-            generators["old"] = Replay(questions, answers)
+            generators["old"] = replay(questions, answers)
         generators["new"] = target()
         try:
             return evaluate(

@@ -18,18 +18,17 @@ from llmtune.data.formats.chat import write_messages
 from llmtune.errors import LlmtuneError
 from llmtune.evaluation.cache import answer_key
 from llmtune.evaluation.inference import generate_answers
+from llmtune.evaluation.replay import Replay
 from llmtune.evaluation.sampling import build_requests, subsample, token_limit
 from llmtune.job.spec import EvaluationSpec
 from llmtune.metrics.points import NotReported
-from llmtune.provider.generation import Generation, GenerationRequest, Unavailable
+from llmtune.provider.generation import Generation, Unavailable
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import DeploymentRef, ModelRef
 from llmtune.rescues.results import GoldenSet
 from llmtune.runs.failpoints import failpoint
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from llmtune.evaluation.inference import Progress
 
 
@@ -236,27 +235,10 @@ def _sum_counts(counts: Sequence[int | None]) -> int | NotReported:
     return sum(reported)
 
 
-class Replay:
-    """A generator that replays the old model's recorded answers."""
-
-    max_concurrency = 1
-
-    def __init__(self, questions: Questions, answers: dict[str, Generation]) -> None:
-        self._answers = {
-            request.messages: answers[key]
-            for key, request in zip(questions.keys, questions.requests, strict=True)
-            if key in answers
-        }
-
-    def generate(self, requests: Sequence[GenerationRequest]) -> Sequence[Generation]:
-        """Return the recorded answers."""
-        return [self._answers[request.messages] for request in requests]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
+def replay(questions: Questions, answers: dict[str, Generation]) -> Replay:
+    """Return a generator that replays the old model's recorded answers."""
+    requests = zip(questions.keys, questions.requests, strict=True)
+    return Replay((request, answers[key]) for key, request in requests if key in answers)
 
 
 def build_reference_rows(questions: Questions, answers: dict[str, Generation]) -> list[Example]:

@@ -16,6 +16,7 @@ from llmtune.runs.run import Run
 if TYPE_CHECKING:
     from llmtune.provider.receipt import Receipt
     from llmtune.report.schema import Report
+    from llmtune.verifications.endpoint import Endpoint
 
 log = logging.getLogger("llmtune")
 
@@ -41,6 +42,8 @@ class RescueOptions:
     follow: Callable[[Run], Report] | None
     say: Callable[[str], None]
     patience: RetryPolicy | None
+    server: Endpoint | None = None
+    """A server to verify against the golden set, in the place of training."""
 
     def check_answers_cost(self, cost: float | None, formula: str, sampling: dict[str, Any], spent: float) -> None:
         """Raise `OverBudget` if the old model's answers may not be paid for.

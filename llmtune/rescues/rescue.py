@@ -20,11 +20,13 @@ from llmtune.rescues import evaluate, golden_set, recording, source
 from llmtune.rescues.folder import Folder, check_not_held, hold_folder
 from llmtune.rescues.options import RescueOptions, log_progress
 from llmtune.rescues.results import Rescue, RescueReport, RescueSource
+from llmtune.rescues.verify import verify_server
 from llmtune.runs.api import start
 from llmtune.runs.failpoints import failpoint
 from llmtune.runs.options import check_keywords
 from llmtune.runs.run import Run, provider_of
 from llmtune.runs.store.store import open_store
+from llmtune.verifications.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from llmtune.provider.receipt import Receipt
@@ -54,6 +56,9 @@ def rescue(  # noqa: PLR0913 - users pass keywords
     data: str | os.PathLike[str] | None = None,
     max_rows: int = 200,
     snapshot_only: bool = False,
+    endpoint: str | None = None,
+    served_model: str | None = None,
+    key_from: str | None = None,
     deploy: bool = False,
     yes: bool = True,
     budget: float | None = None,
@@ -79,6 +84,10 @@ def rescue(  # noqa: PLR0913 - users pass keywords
         data: a training file of your own, for when the vendor has none any more.
         max_rows: the most prompts the old model is asked.
         snapshot_only: stop before training, once the old model's job, data and answers are saved.
+        endpoint: the address of a server that speaks chat completions: it is verified against the old model's answers,
+            and nothing is trained.
+        served_model: the name to ask that server for; None takes its only model.
+        key_from: the environment variable that holds that server's key; None sends none.
         deploy: allow a deployment of the old model, which costs money while it stands, if it answers from nothing
             else; it is removed afterwards.
         yes: whether what is billed (answers of the old model, the new run) is agreed to.
@@ -94,11 +103,13 @@ def rescue(  # noqa: PLR0913 - users pass keywords
     Raises:
         LlmtuneError: the model was not found, its training rows are gone (and no `data` was given), the new
             backend does not take the job; what was fetched and recorded so far stays in the folder.
+        NotJudged: with `endpoint`, there are no answers to verify it against, or nothing answers there.
     """
     options = RescueOptions(
         model=model,
         max_rows=max_rows,
         snapshot_only=snapshot_only,
+        server=None if endpoint is None else Endpoint(endpoint, model=served_model, key_from=key_from),
         deploy=deploy,
         yes=yes,
         budget=budget,
@@ -130,7 +141,7 @@ def rescue_in(
     folder = Folder(path, model_or_run)
     old_model = source.find(model_or_run, source_provider, open_store())
     backend = get_provider(to)
-    if not options.snapshot_only:
+    if not options.snapshot_only and options.server is None:
         choose_base(old_model, backend, options.model)
     old_job = fetch_rows(folder, old_model, None if data is None else str(data), say)
     questions = recording.build_questions(folder, old_job, prompts, options.max_rows)
@@ -139,6 +150,9 @@ def rescue_in(
     recording.remove_leftover(folder, old_model, say)
     evaluation_spec = questions.resolved_spec if questions is not None else evaluate.evaluation_spec(options.max_rows)
     planned = write_job(folder, old_model, backend, options.model, evaluation_spec, say)
+    if options.server is not None:
+        verify_server(folder, questions, options.server, say)
+        return folder.state
     if options.snapshot_only:
         say(f"the snapshot is in {folder.path}{_describe_next_step(folder, backend, planned is not None)}")
         return folder.state

@@ -10,6 +10,7 @@ from llmtune.evaluation.results import EvaluationResult
 from llmtune.metrics.points import NotReported
 from llmtune.redaction.documents import dump_json
 from llmtune.redaction.rendering import Renderable
+from llmtune.verifications.results import Verification
 
 #: The steps of a rescue, in order.
 STEPS = ("fetch", "golden", "plan", "train", "report")
@@ -137,6 +138,9 @@ class Rescue(DocumentedModel):
     """SHA-256 of every job.yaml that was written, so that one changed by hand is recognised."""
 
     report: RescueReport | None = None
+    verification: Verification | None = None
+    """The last server that was verified against the golden set."""
+
     notes: tuple[str, ...] = ()
     """Notes for the reader: what is missing, and what was done instead."""
 

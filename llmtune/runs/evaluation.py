@@ -19,7 +19,7 @@ from llmtune.provider.generation import Generator, LabelScorer, Unavailable
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import DeploymentRef, ModelRef, Ref, RunState, Target
 from llmtune.redaction.secrets import scrub_leaves
-from llmtune.runs import settling
+from llmtune.runs import settling, verifications
 from llmtune.runs.evaluation_progress import EvaluationProgress, store_progress
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store
@@ -380,6 +380,7 @@ def _build_report(
             Check.model_validate(check)
             for check in (evaluation_ref.data.get("checks", ()) if evaluation_ref is not None else ())
         ],
+        verifications=verifications.read(refs),
         environment=_build_environment(record),
         reproduce=reproduce,
         snippet=snippet,

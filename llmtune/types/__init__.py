@@ -114,3 +114,7 @@ from llmtune.sweeps.results import TrialRow as TrialRow
 from llmtune.sweeps.results import TrialState as TrialState
 from llmtune.sweeps.study import SearchMethod as SearchMethod
 from llmtune.sweeps.worker import OnTrial as OnTrial
+from llmtune.verifications.results import Difference as Difference
+from llmtune.verifications.results import DifferenceKind as DifferenceKind
+from llmtune.verifications.results import PromptEvidence as PromptEvidence
+from llmtune.verifications.results import VerificationVerdict as VerificationVerdict

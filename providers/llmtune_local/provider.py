@@ -209,6 +209,16 @@ class LocalProvider(core.BaseProvider):
         revision = {"revision": model.data["revision"]} if adapter and model.data.get("revision") else {}
         return model.id, revision | template
 
+    def prompt_renderer(self, model: core.ModelRef) -> core.PromptRenderer | None:
+        """Return the template and tokenizer of a tuned model; None for a classifier, which is given no conversation."""
+        if model.data.get("method") == "classification":
+            return None
+        self._need_libraries()
+        from llmtune_local.inference.prompts import LocalPrompts
+
+        named = {name: model.data[name] for name in ("model", "revision", "options") if name in model.data}
+        return LocalPrompts(artefact=Path(model.id) if model.data.get("tuned") else None, **named)
+
     def snippet(self, ref: core.ModelRef | core.DeploymentRef) -> str:
         """Return Python that uses the model through transformers and PEFT, without llmtune."""
         from llmtune_local.snippet import snippet

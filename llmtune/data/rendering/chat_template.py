@@ -108,10 +108,13 @@ class ChatTemplate:
         self._check_complete(example, text, dict(zip(trained, turns, strict=True)))
         return Conversation(example, text, tuple(turns))
 
-    def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        """Render the text inference sends: the conversation, and the start of the assistant's turn."""
+    def prompt(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), *, generation_prompt: bool = True
+    ) -> str:
+        """Render the text inference sends: the conversation, and with `generation_prompt` the start of the assistant's
+        turn."""
         example = self.split_reasoning(Example(messages=tuple(messages), tools=tuple(tools)))
-        return self._apply(example, self._make_payloads(example), add_generation_prompt=True)
+        return self._apply(example, self._make_payloads(example), add_generation_prompt=generation_prompt)
 
     def refuse(self, example: Example, code: str, message: str, remedy: str) -> NoReturn:
         """Raise `InvalidData` that names the row."""

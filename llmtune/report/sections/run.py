@@ -12,7 +12,7 @@ from llmtune.report.cells import VERDICT_STYLES
 from llmtune.report.document import Document, Section, Span, Style
 from llmtune.report.format import difference, metric_name, money, number, seconds, spread
 from llmtune.report.schema import Cost, Report
-from llmtune.report.sections import calibration, decisions, evaluation, facts, settings, training
+from llmtune.report.sections import calibration, decisions, evaluation, facts, servers, settings, training
 
 
 def _evaluation(report: Report) -> Section | None:
@@ -31,6 +31,7 @@ SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
     _evaluation,
     training.training,
     training.diagnosis,
+    servers.servers,
     _of_result(calibration.confidence),
     _of_result(decisions.decisions),
     _of_result(evaluation.by_label),

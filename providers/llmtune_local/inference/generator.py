@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llmtune.data.example import Example
 from llmtune.errors import InvalidData
-from llmtune.provider import Generation, GenerationRequest, TokenStats
+from llmtune.provider import AnswerLikelihood, Generation, GenerationRequest, TokenStats
 from llmtune_local.inference.base import LocalModel
 from llmtune_local.inference.tool_call_parser import with_calls
 from llmtune_local.models import loading as models
@@ -198,6 +198,35 @@ class LocalGenerator(LocalModel):
                 sums = network.losses(batch.to(network.device))
                 loss, tokens, correct = loss + float(sums.nll), tokens + int(sums.tokens), correct + int(sums.correct)
         return TokenStats(loss_sum=loss, tokens=tokens, correct=correct)
+
+    def score_answers(
+        self, requests: Sequence[GenerationRequest], answers: Sequence[Generation]
+    ) -> list[AnswerLikelihood]:
+        """Return the likelihood of each answer to its request, its end-of-turn token included.
+
+        Raises `InvalidData` for an answer that the template does not render, or that does not fit the context.
+        """
+        import torch
+
+        from llmtune_local.inference.label_scoring import render_answer
+
+        network, renderer = self._load()
+        likelihoods = []
+        with torch.no_grad(), network.autocast(), network.unpacked():
+            for request, answer in zip(requests, answers, strict=True):
+                prompt, tokens = render_answer(renderer, request, answer.text, answer.tool_calls)
+                length = len(prompt) + len(tokens)
+                if self._context is not None and length > self._context:
+                    raise InvalidData(
+                        f"a prompt and answer of {length} tokens do not fit the model's context of {self._context}"
+                    )
+                ids = torch.tensor([prompt + tokens[:-1]], device=network.device)
+                logits = network.causal(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :].float()
+                likely = torch.log_softmax(logits, dim=-1)
+                chosen = likely.gather(1, torch.tensor(tokens, device=network.device).unsqueeze(1)).squeeze(1)
+                gaps = likely.max(dim=-1).values - chosen
+                likelihoods.append(AnswerLikelihood(tuple(chosen.tolist()), tuple(gaps.tolist())))
+        return likelihoods
 
     # loading
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llmtune.data.example import Example, Message
+from llmtune.data.example import Example, Message, ToolCall
 from llmtune.errors import InvalidData
 from llmtune_local.inference import prefix_cache as prefix
 from llmtune_local.inference.prefix_cache import Prefix
@@ -120,11 +120,21 @@ class Answers:
         return prompt, tuple(self._label_tokens)
 
     def _render(self, request: GenerationRequest, label: str) -> tuple[Answer, Answer]:
-        turns = tuple(turn.replace(weight=0) if turn.role == "assistant" else turn for turn in request.messages)
-        example = Example(messages=(*turns, Message("assistant", label)), tools=request.tools)
-        (row,) = self.renderer.render(example)
-        span = row.spans[-1]
-        return row.ids[: span.first], row.ids[span.first : span.stop]
+        return render_answer(self.renderer, request, label)
+
+
+def render_answer(
+    renderer: Renderer, request: GenerationRequest, text: str, calls: Sequence[ToolCall] = ()
+) -> tuple[Answer, Answer]:
+    """Return the tokens of a request's prompt, and those of an answer to it up to its end-of-turn token.
+
+    Raises `InvalidData` where the template does not render the answer.
+    """
+    turns = tuple(turn.replace(weight=0) if turn.role == "assistant" else turn for turn in request.messages)
+    reply = Message("assistant", text or None if calls else text, tool_calls=tuple(calls))
+    (row,) = renderer.render(Example(messages=(*turns, reply), tools=request.tools))
+    span = row.spans[-1]
+    return row.ids[: span.first], row.ids[span.first : span.stop]
 
 
 @dataclass(frozen=True)

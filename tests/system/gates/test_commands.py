@@ -126,6 +126,12 @@ COMMANDS: dict[str, list[str]] = {
         "{local} --format merged --out merged",
         "{run} --out exported",
     ],
+    "verify": [
+        "{vendor} --run {run} --model {escapes} --rows 2",
+        "{vendor} --run {run} --model {escapes} --json",
+        "{hostile} --run {run}",
+        "http://127.0.0.1:9/{escapes} --run {failed}",
+    ],
     "providers": ["", "--json", "fake", "fake --json --model {hostile}", "{hostile}"],
     "doctor": ["-p fake --online", "-p fake --lifecycle", "-p fake --json", "-p {hostile}"],
     "rescue": [
@@ -309,7 +315,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         config = {"base_model": "m", "datasets": [{"path": "rows.jsonl"}], "adapter": "lora", f"odd {ESCAPES}": ESCAPES}
         axolotl.write_text(json.dumps(config))
         names = {"job": job.name, "rows": "rows.jsonl", "bad": bad.name, "axolotl": axolotl.name, "folder": str(folder)}
-        made.names |= names | {"hostile": HOSTILE, "escapes": ESCAPES}
+        made.names |= names | {"hostile": HOSTILE, "escapes": ESCAPES, "vendor": vendor.url}
 
         def last_run() -> str:
             return str(json.loads(made.run("runs", "list", "--json").stdout)["runs"][0]["id"])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from rich.console import Console
 
 from llmtune.evaluation.results import Latency, MetricValue, Usage
 from llmtune.metrics.intervals import Interval
@@ -12,6 +15,7 @@ from llmtune.provider.limits import Price
 from llmtune.report.leaderboard.board import Board, Entry, LeaderboardRow
 from llmtune.report.leaderboard.in_use import add_use, use_cells
 from llmtune.report.schema import Cost
+from llmtune.report.terminal import print_report
 
 QUALITY = MetricValue(
     name="accuracy",
@@ -115,7 +119,9 @@ def test_the_board_shows_it_only_where_traffic_was_given() -> None:
     assert use_cells(made) == [("cloud", "30.00 USD", "73.60 USD", "0.00 USD", "913.20 USD", "400 ms / 1.2 s")]
     heading = "100,000 answers a month like these, for 12 months"
     assert f"## {heading}" in made.to_markdown()
-    assert heading in made.to_text(width=120)
+    console = Console(file=io.StringIO(), width=120)
+    print_report(made, console)
+    assert heading in console.file.getvalue()  # type: ignore[attr-defined]
     assert heading in made.to_html()
     assert Board.model_validate_json(made.to_json()) == made
     assert made.to_pandas()["in_use"].tolist() == [pytest.approx(913.2)]

@@ -1,0 +1,38 @@
+"""A verification of a server as lines of text: the same on the command line and in every form of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llmtune.metrics.points import NotReported
+from llmtune.report.format import count
+from llmtune.verifications.results import Verification
+
+#: The verdicts in words.
+VERDICTS = {"same": "the same", "drift": "drift", "unclear": "could not tell"}
+
+
+def headline(verification: Verification) -> str:
+    """Return the verdict on a server in one sentence."""
+    return f"{verification.endpoint} ({verification.model}): {VERDICTS[verification.verdict]}: {verification.reason}"
+
+
+def difference_lines(verification: Verification) -> Iterator[str]:
+    """Yield each difference with its kind."""
+    for difference in verification.differences:
+        yield f"{difference.kind}: {difference.says}"
+
+
+def figure_lines(verification: Verification) -> Iterator[str]:
+    """Yield what was compared, and with what result."""
+    how = {"tokens": "token by token", "counts": "by their numbers of tokens"}.get(verification.prompts)
+    if how is not None:
+        yield f"prompts: {verification.prompts_same} of {verification.prompts_compared} the same, {how}"
+    ties = f", {verification.answers_tied} more up to rounding" if verification.answers_tied else ""
+    yield f"answers: {verification.answers_same} of {verification.rows} the same{ties}, beside {verification.source}"
+    if not isinstance(verification.likelihood_gap, NotReported):
+        yield f"likelihoods: {verification.likelihood_gap:.4f} nats per token apart on average"
+    tokens_in, tokens_out = verification.prompt_tokens, verification.completion_tokens
+    both_counted = isinstance(tokens_in, int) and isinstance(tokens_out, int)
+    counted = f", {tokens_in:,} tokens in and {tokens_out:,} out" if both_counted else ""
+    yield f"asked: {count(verification.requests, 'question')}{counted}, in {verification.seconds:.1f} s"

@@ -1,0 +1,1 @@
+"""Verifications: whether a server answers as the tuned model does that was measured. See docs/verify.md."""
