@@ -305,8 +305,7 @@ def check_rows(
     limit = context_length(load_config(model, revision), tokenizer, max_sequence_length)
     renderer = Renderer(tokenizer, file=source, template_options=template_options)
     for examples in rows.values():
-        pairs = [example for example in examples if example.preference is not None]
-        for pair in map(renderer.render_pair, pairs):
+        for pair in map(renderer.render_pair, (example for example in examples if example.preference is not None)):
             for side in (pair.preferred, pair.rejected):
                 if limit is not None:
                     renderer.fit(side, limit, on_too_long)  # type: ignore[arg-type]

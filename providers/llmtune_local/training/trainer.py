@@ -20,7 +20,7 @@ from llmtune.errors import InvalidData, InvalidJob, LlmtuneError
 from llmtune_local.batching import packing
 from llmtune_local.batching.packing import Step
 from llmtune_local.batching.sizes import token_budget
-from llmtune_local.batching.token_rows import TokenRows, read_rows
+from llmtune_local.batching.token_rows import TokenRow, TokenRows, read_rows
 from llmtune_local.models import loading as models
 from llmtune_local.models.hardware import (
     free_memory,
@@ -56,6 +56,9 @@ if TYPE_CHECKING:
 #: Steps after which unused memory is returned to the system: each time costs the next step a few percent.
 _FREE_MEMORY_EVERY = 4
 
+
+#: Validation rows whose micro-batches are made at once.
+_VALIDATED_AT_ONCE = 4096
 
 #: Seconds for which a result waits for room on the disk, and between two tries.
 DISK_TIMEOUT = 24 * 3600.0
@@ -197,12 +200,12 @@ class Trainer:
         work = TrainingWork(
             steps=self.total,
             steps_per_epoch=self.per_epoch,
-            tokens_per_epoch=_count_tokens(self.train.rows),
+            tokens_per_epoch=self.train.tokens,
             other_passes=self.other_validation_passes,
             processes=self.worker_group.size,
             patience=recipe.early_stopping_patience,
         )
-        plan = plan_validation(work, [_count_tokens([row]) for row in rows])
+        plan = plan_validation(work, self.validation.row_tokens())
         self.eval_every = plan.eval_every
         if plan.rows < len(rows):
             self.status_writer.event(
@@ -253,20 +256,25 @@ class Trainer:
 
     def _make_network(self) -> Any:
         """Wrap the model as it is run: packed or padded, with the faster ways that it supports."""
-        rows = (piece for part in (self.train, self.validation) for pieces in part.rows for piece in pieces)
-        longest = max(len(row.ids) for row in rows)
+        longest = max(self.train.longest, self.validation.longest)
         return Network(self.model, device=self.device, dtype=self.dtype, pack=self.recipe.packing, longest=longest)
 
-    def _make_validation_batches(self) -> list[Any]:
-        """Cut the validation rows into micro-batches."""
-        return packing.make_step(
-            [row for rows in self.validation.rows for row in rows],
-            prompt_weight=0.0,
-            packed=self.network.packed,
-            share_prefixes=self.network.shares_prefixes,
-            token_budget=self.budget,
-            pad=self.tokenizer.pad_token_id or 0,
-        ).batches
+    def _make_validation_batches(self) -> Any:
+        """Cut the validation rows into micro-batches; those of many rows are not held from one validation to the
+        next."""
+
+        def make(rows: Sequence[TokenRow]) -> list[packing.MicroBatch]:
+            return packing.make_step(
+                rows,
+                prompt_weight=0.0,
+                packed=self.network.packed,
+                share_prefixes=self.network.shares_prefixes,
+                token_budget=self.budget,
+                pad=self.tokenizer.pad_token_id or 0,
+            ).batches
+
+        parts = packing.BatchesInParts(self.validation.rows, make, _VALIDATED_AT_ONCE)
+        return list(parts) if len(self.validation) <= _VALIDATED_AT_ONCE else parts
 
     def resume(self) -> None:
         """Continue from the newest checkpoint, or from the start where there is none."""
@@ -310,8 +318,10 @@ class Trainer:
             progress.training_seconds += seconds
             self.time_left.steps.append((step.tokens, seconds))
             self._log_step(values)
-            if self.device == "cpu" and progress.step % _FREE_MEMORY_EVERY == 0:
-                free_memory()
+            if progress.step % _FREE_MEMORY_EVERY == 0:
+                self.train.release()
+                if self.device == "cpu":
+                    free_memory()
             done = progress.step == self.total
             if self.validation_batches and (done or progress.step % self.eval_every == 0):
                 self.validate()
@@ -671,8 +681,3 @@ class Trainer:
     def cleanup(self) -> None:
         """Remove what only an unfinished run needs; to be called when the run is known to have succeeded."""
         shutil.rmtree(self.folder.path / "checkpoints" / "best", ignore_errors=True)
-
-
-def _count_tokens(rows: Sequence[tuple[Any, ...]]) -> int:
-    """Count the tokens of rows, each a tuple of sequences."""
-    return sum(len(piece.ids) for row in rows for piece in row)
