@@ -33,7 +33,7 @@ from llmtune_local.models.hardware import (
 from llmtune_local.models.hub import load_config
 from llmtune_local.models.model_runner import Network
 from llmtune_local.models.peft_adapter import add_adapter
-from llmtune_local.models.quantization import check_adapter
+from llmtune_local.models.quantization import QUANTIZED, check_adapter
 from llmtune_local.models.targets import zero_tensors
 from llmtune_local.run_state.damage import DiskFull, is_full
 from llmtune_local.run_state.schema import EarlyStopping, Result
@@ -93,6 +93,7 @@ class Trainer:
         self.status_writer = status_writer
         self.stop = stop
         self.began = time.monotonic()
+        self._fit_began = clock()
         self.progress = Progress()
         self.worker_group = ALONE
         self._best: dict[str, torch.Tensor] | None = None
@@ -127,7 +128,7 @@ class Trainer:
         """Choose device and precision, and load tokenizer and rows."""
         request, options = self.request, self.request.options
         self.device = resolve_device(options.device)
-        check_adapter(request.adapter, self.device)
+        check_adapter(request.adapter, self.device, quantization=options.quantization)
         if options.gradient_checkpointing and self.device == "cpu":
             free_memory(at_once=True)
         self.dtype = models.choose_dtype(options.dtype, self.device, request.model, request.revision)
@@ -224,7 +225,9 @@ class Trainer:
             enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
             enable({"use_reentrant": False})
         self.network: Any = self._make_network()
-        self.optimizer = make_optimizer(self.model.named_parameters(), self.recipe)
+        self.optimizer = make_optimizer(
+            self.model.named_parameters(), self.recipe, request.options.optimizer_arguments
+        )
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.validation_batches = self._make_validation_batches() if self.validation else []
         several = (f"{self.worker_group.size} processes",) if self.worker_group.size > 1 else ()
@@ -249,7 +252,7 @@ class Trainer:
             dtype=torch.float32 if request.adapter == "full" else self.dtype,
             device=self.device,
             recipe=self.recipe,
-            four_bit=request.adapter == "qlora",
+            quantization=(request.options.quantization or QUANTIZED) if request.adapter == "qlora" else None,
         )
         torch.manual_seed(request.seed)
         return add_adapter(base, request, self.status_writer.event)
@@ -303,9 +306,10 @@ class Trainer:
     def fit(self) -> None:
         """Train step by step until the end, an early stop, or a request to stop."""
         progress = self.progress
+        self._fit_began = clock() - progress.fit_seconds
         if progress.step == 0 and self.validation_batches:
             self.validate()
-        while progress.step < self.total and not progress.stopped_early:
+        while progress.step < self.total and not progress.stopped_early and not progress.out_of_time:
             if self.worker_group.broadcast_flag(self.stop()):
                 self._checkpoint()
                 raise Stopped
@@ -322,11 +326,22 @@ class Trainer:
                 self.train.release()
                 if self.device == "cpu":
                     free_memory()
-            done = progress.step == self.total
+            progress.out_of_time = self._is_out_of_time()
+            done = progress.step == self.total or progress.out_of_time
             if self.validation_batches and (done or progress.step % self.eval_every == 0):
                 self.validate()
-            if progress.step % self.checkpoint_every == 0:
+            if progress.step % self.checkpoint_every == 0 or progress.out_of_time:
                 self._checkpoint()
+
+    def _is_out_of_time(self) -> bool:
+        """Return whether another step, as long as the last ones, would end after `max_time`; the same everywhere."""
+        limit = self.request.options.max_time
+        if limit is None or self.progress.step == self.total:
+            return False
+        seconds = [seconds for _, seconds in self.time_left.steps]
+        return self.worker_group.broadcast_flag(
+            clock() - self._fit_began + sum(seconds) / len(seconds) > limit
+        )
 
     def step(self, number: int) -> tuple[dict[str, float], Step]:
         """Run one optimizer step (counted from 0); return its metric points and its micro-batches."""
@@ -458,7 +473,11 @@ class Trainer:
             checkpoints=total // self.checkpoint_every - step // self.checkpoint_every,
             answers=self.request.evaluated_rows or 0,
         )
-        return self.time_left.seconds(ahead)
+        seconds = self.time_left.seconds(ahead)
+        limit = self.request.options.max_time
+        if seconds is None or limit is None:
+            return seconds
+        return min(seconds, max(0.0, limit - (clock() - self._fit_began)) + (self._seconds_to_finish() or 0.0))
 
     # --- validate
 
@@ -538,6 +557,13 @@ class Trainer:
             sentence = (
                 f"stopped after {epochs:.3g} of at most {max_epochs:.3g} epochs: validation no longer improved; {best}"
             )
+        elif progress.out_of_time:
+            sentence = (
+                f"stopped after {progress.step:,} of {self.total:,} steps: another would have ended after max_time"
+                f" ({self.request.options.max_time:g} s), so the learning rate did not come to its end"
+            )
+            if self.recipe.early_stopping_patience is not None:
+                sentence += f"; {best}"
         else:
             sentence = f"trained for {epochs:.3g} epochs; {best}"
         self.resolved["stopping"] = sentence
@@ -561,6 +587,7 @@ class Trainer:
         self.progress.seconds += time.monotonic() - self.began
         self.began = time.monotonic()
         began = clock()
+        self.progress.fit_seconds = began - self._fit_began
         try:
             self._write_best()  # a checkpoint whose best step is not on the disk could not be resumed
             checkpoints.save(
@@ -584,6 +611,7 @@ class Trainer:
         )
         if self.recipe.early_stopping_patience is not None:
             self._restore_best_weights()
+        if self.recipe.early_stopping_patience is not None or self.progress.out_of_time:
             self._report_stop()
         self._report_untrained_matrices()
         target = self.folder.adapter if hasattr(self.model, "peft_config") else self.folder.model
