@@ -209,6 +209,7 @@ def footprint(receipt: Any, rows: int, tokens: int, longest: int, budget: int | 
         micro_batches=-(-step // max(1, batch_tokens)),
         targets=receipt.effective("lora_target_modules", "all-linear"),
         longest=longest,
+        quantization=options.get("quantization"),
         processes=count_sharing_processes(options, device),
     )
     peak_estimate = estimate(shape, plan)
@@ -234,6 +235,7 @@ def check_memory(body: dict[str, Any], device: str) -> None:
         optimizer=recipe.get("optimizer") or "adamw_torch",
         dtype=precision.resolve_precision(dtype, device, shape),
         device=device,
+        quantization=body["options"].get("quantization"),
         processes=count_sharing_processes(body["options"], device),
     )
     minimum = sum(part.bytes for part in estimate(shape, plan).parts if part.name in _ALWAYS)

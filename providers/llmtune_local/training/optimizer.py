@@ -100,10 +100,11 @@ def _make_by_class(
 
     name = recipe.optimizer.removeprefix(CLASSES)
     kind: Any = getattr(torch.optim, name, None)
+    is_optimizer = isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
     where = "hyperparameters.optimizer"
     if name in _NOT_CALLED:
         raise InvalidJob(f"{recipe.optimizer} cannot be used here: {_NOT_CALLED[name]}", where=where)
-    if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
+    if not is_optimizer:
         optimizers = sorted(
             known
             for known in dir(torch.optim)
