@@ -1,8 +1,8 @@
 """How memory grows with the rows of a dataset: the whole of `llmtune tune`, at each number of rows.
 
-    python benchmarks/scale.py [--rows 100000,1000000] [--steps 20] [--json FILE]
+    python benchmarks/scale.py [--rows 100000,1000000] [--steps 20] [--form text] [--json FILE]
 
-Short generated chat rows are read, checked, split, written and tokenised, all of them; then a very small model of
+Short generated rows are read, checked, split, written and tokenised, all of them; then a very small model of
 random weights is trained on them for a few steps, in the exact order of a shuffle of all rows. Peaks are of the two
 processes by themselves (VmHWM of /proc, so on Linux): the command, and the worker that prepares and trains. Goal: each
 one's peak at the most rows is at most 300 MB above that at the fewest.
@@ -63,21 +63,22 @@ def make_model(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def write_rows(path: Path, count: int) -> None:
-    """Write rows of a question and an answer, about 150 bytes each, no two the same."""
+def write_rows(path: Path, count: int, form: str) -> None:
+    """Write rows of about 100 bytes of text, no two the same: plain text, or chats of a question and an answer."""
     draw = random.Random(0)
     with path.open("w", encoding="utf-8") as file:
         for number in range(count):
-            question = f"{draw.getrandbits(40):x} {' '.join(draw.choices(WORDS, k=3))} {draw.getrandbits(24):x}"
+            question = f"{draw.getrandbits(40):x} {' '.join(draw.choices(WORDS, k=6))} {draw.getrandbits(24):x}"
             answer = f"{draw.choice(WORDS)} {number} {draw.choice(WORDS)}"
             turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-            file.write(json.dumps({"messages": turns}) + "\n")
+            row = {"messages": turns} if form == "chat" else {"text": f"{question} {answer}"}
+            file.write(json.dumps(row) + "\n")
 
 
-def measure(rows: int, steps: int, model: Path, folder: Path) -> dict[str, Any]:
+def measure(rows: int, steps: int, model: Path, folder: Path, form: str) -> dict[str, Any]:
     """Tune once on so many rows; return seconds and peaks in bytes."""
     data = folder / "rows.jsonl"
-    write_rows(data, rows)
+    write_rows(data, rows, form)
     job = {
         "name": f"scale-{rows}",
         "dataset": {"path": str(data)},
@@ -116,6 +117,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default="100000,1000000", help="numbers of rows, the fewest first")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--form", choices=("text", "chat"), default="text", help="chats take about three times as long")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     measured = []
@@ -125,7 +127,7 @@ def main() -> int:
         for rows in map(int, options.rows.split(",")):
             folder = Path(work) / str(rows)
             folder.mkdir()
-            run = measure(rows, options.steps, Path(work) / "model", folder)
+            run = measure(rows, options.steps, Path(work) / "model", folder, options.form)
             measured.append(run)
             sizes = (run["command"] / 2**20, run["worker"] / 2**20)
             print(

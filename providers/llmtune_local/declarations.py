@@ -205,7 +205,9 @@ def capabilities(target: Target) -> Capabilities:
     return Capabilities(
         parameters=_declare_parameters(method, settings, stops_early=method != "dpo"),
         family=_FAMILIES.get(method, "transformers causal language models"),
-        limits=Limits(format=row_format(method), min_rows=1, source=_OURS),
+        limits=Limits(
+            format=row_format(method), text_format="text" if method == "sft" else None, min_rows=1, source=_OURS
+        ),
         abilities=ABILITIES,
         methods=METHODS,
         adapters=_adapters(method),

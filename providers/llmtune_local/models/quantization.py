@@ -8,7 +8,6 @@ from typing import Any
 from llmtune.errors import InvalidJob
 from llmtune_local.models.hub import first_line, locate_for_loading, split_adapter
 
-
 #: How the base is held where a job does not say.
 QUANTIZED = "nf4-dq"
 

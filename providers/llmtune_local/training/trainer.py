@@ -225,9 +225,7 @@ class Trainer:
             enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
             enable({"use_reentrant": False})
         self.network: Any = self._make_network()
-        self.optimizer = make_optimizer(
-            self.model.named_parameters(), self.recipe, request.options.optimizer_arguments
-        )
+        self.optimizer = make_optimizer(self.model.named_parameters(), self.recipe, request.options.optimizer_arguments)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.validation_batches = self._make_validation_batches() if self.validation else []
         several = (f"{self.worker_group.size} processes",) if self.worker_group.size > 1 else ()
@@ -339,9 +337,7 @@ class Trainer:
         if limit is None or self.progress.step == self.total:
             return False
         seconds = [seconds for _, seconds in self.time_left.steps]
-        return self.worker_group.broadcast_flag(
-            clock() - self._fit_began + sum(seconds) / len(seconds) > limit
-        )
+        return self.worker_group.broadcast_flag(clock() - self._fit_began + sum(seconds) / len(seconds) > limit)
 
     def step(self, number: int) -> tuple[dict[str, float], Step]:
         """Run one optimizer step (counted from 0); return its metric points and its micro-batches."""
