@@ -59,8 +59,8 @@ class OptimizerName(ValueType):
     def error(self, value: Any) -> str | None:
         if isinstance(value, str) and _BY_CLASS.fullmatch(value):
             return None
-        known = Choice(*OPTIMIZERS).error(value)
-        return None if known is None else known.replace(", not ", ", or a class such as torch.optim.NAdam, not ", 1)
+        problem = Choice(*OPTIMIZERS).error(value)
+        return None if problem is None else problem.replace(", not ", ", or a class such as torch.optim.NAdam, not ", 1)
 
     def describe(self) -> str:
         return f"{Choice(*OPTIMIZERS).describe()}, or a class such as torch.optim.NAdam"

@@ -106,9 +106,9 @@ def _make_by_class(
         raise InvalidJob(f"{recipe.optimizer} cannot be used here: {_NOT_CALLED[name]}", where=where)
     if not is_optimizer:
         optimizers = sorted(
-            known
-            for known in dir(torch.optim)
-            if isinstance(getattr(torch.optim, known), type) and known not in _NOT_CALLED
+            class_name
+            for class_name in dir(torch.optim)
+            if isinstance(getattr(torch.optim, class_name), type) and class_name not in _NOT_CALLED
         )
         raise InvalidJob(
             f"torch {torch.__version__} has no optimizer {name!r}; it has {', '.join(optimizers)}", where=where

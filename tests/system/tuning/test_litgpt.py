@@ -36,6 +36,7 @@ from litgpt.config import Config
 from litgpt.data import JSON, get_sft_collate_fn
 from litgpt.finetune.full import fit, get_lr_scheduler
 from litgpt.model import GPT
+from litgpt.prompts import Default
 from litgpt.tokenizer import Tokenizer
 from litgpt.utils import instantiate_torch_optimizer
 from safetensors.torch import load_file
@@ -84,7 +85,10 @@ model.lm_head.weight = model.transformer.wte.weight  # tied, as the model's own 
 
 tokenizer = Tokenizer(model_folder)
 data = JSON(
-    Path(settings["data"]), mask_prompt=settings["mask_prompt"], prompt_style=settings["prompt_style"], num_workers=0
+    Path(settings["data"]),
+    mask_prompt=settings["mask_prompt"],
+    prompt_style=settings["prompt_style"] if settings["prompt_style"] == "alpaca" else Default(),
+    num_workers=0,
 )
 data.connect(tokenizer, batch_size=settings["batch"], max_seq_length=None)
 data.setup()
@@ -235,4 +239,4 @@ def test_tokens_masks_and_losses_are_litgpts(tmp_path: Path) -> None:
     if installed.returncode:
         pytest.skip(f"no index here: {installed.stderr[-300:]}")
     compare(python, tmp_path / "masked", mask_prompt=True, prompt_style="alpaca")
-    compare(python, tmp_path / "whole", mask_prompt=False, prompt_style="default")
+    compare(python, tmp_path / "whole", mask_prompt=False, prompt_style="litgpt.prompts.Default")
