@@ -208,7 +208,7 @@ def read(keys: Keys) -> Imported:
     _map_validation(keys)
     _map_machine(keys)
     seed = keys.take("seed")
-    keys.job["seed"] = (42 if pretraining else 1337) if seed is None else int(keys.to_number("seed", seed))
+    keys.job["seed"] = (42 if pretraining else 1337) if seed is None else _to_count(keys, "seed", seed)
     keys.add_line("seed", keys.job["seed"], "default" if seed is None else "mapped", "seed")
     keys.leave_out_others(_REASONS)
     return keys.finish(name=keys.path.stem, model=model)
@@ -226,6 +226,13 @@ def _recognise_command(keys: Keys) -> str:
 
 def _convert_steps(value: Any) -> tuple[Any, str]:
     return int(float(value)), ""
+
+
+def _to_count(keys: Keys, key: str, value: Any) -> int:
+    number = keys.to_number(key, value)
+    if not math.isfinite(number):
+        raise keys.refuse(key, f"{value!r} is not a number")
+    return int(number)
 
 
 def _map_model(keys: Keys, pretraining: bool) -> str:
@@ -252,6 +259,7 @@ def _map_adapter(keys: Keys, command: str) -> None:
         return
     keys.job["adapter"] = "lora"
     if quantize is not None:
+        quantize = str(quantize)
         if quantize not in _QUANTIZED:
             raise keys.refuse("quantize", f"{quantize!r} is not there: {', '.join(_QUANTIZED)} are")
         keys.job["adapter"] = "qlora"
@@ -385,6 +393,8 @@ def _map_optimizer(keys: Keys, command: str) -> None:
         keys.add_line("optimizer", named, "converted" if says else "mapped", "optimizer", says)
         betas = keys.take("optimizer.betas")
         if betas is not None:
+            if not isinstance(betas, list) or len(betas) != 2:
+                raise keys.refuse("optimizer.betas", f"{betas!r} is not a pair of numbers")
             for field, value in zip(("adam_beta1", "adam_beta2"), betas, strict=True):
                 keys.hyperparameters[field] = keys.to_number("optimizer.betas", value)
             keys.add_line("optimizer.betas", betas, "mapped", "adam_beta1, adam_beta2")
@@ -414,11 +424,11 @@ _ADAMW_KINDS = frozenset(("adamw", "adamw8bit", "adamw32bit", "pagedadamw", "pag
 def _map_length(keys: Keys, pretraining: bool, rows: int) -> None:
     """Map how long to train, and the rows of a step."""
     value = keys.take("train.global_batch_size")
-    batch = rows if value is None else int(keys.to_number("train.global_batch_size", value))
+    batch = rows if value is None else _to_count(keys, "train.global_batch_size", value)
     keys.hyperparameters["batch_size"] = batch
     keys.add_line("train.global_batch_size", batch, "default" if value is None else "mapped", "batch_size")
     micro = keys.take("train.micro_batch_size")
-    one = (4 if pretraining else 1) if micro is None else int(keys.to_number("train.micro_batch_size", micro))
+    one = (4 if pretraining else 1) if micro is None else _to_count(keys, "train.micro_batch_size", micro)
     iterations = max(1, batch // max(1, one))
     says = (
         f"{iterations} iterations of {one} rows are one step; micro-batches are chosen by memory here. LitGPT's loss is"
@@ -438,9 +448,10 @@ def _map_length(keys: Keys, pretraining: bool, rows: int) -> None:
         keys.add_line("data (rows too long)", None, "default", "dataset.on_too_long", f"truncate; {says}")
     tokens = keys.take("train.max_tokens")
     if tokens is not None:
-        total = keys.to_number("train.max_tokens", tokens)
+        total = _to_count(keys, "train.max_tokens", tokens)
         if pretraining and length is not None and "max_steps" not in keys.hyperparameters:
-            steps = max(1, math.ceil(total / (batch * keys.to_number("train.max_seq_length", length))))
+            block = max(1, batch * _to_count(keys, "train.max_seq_length", length))
+            steps = max(1, math.ceil(total / block))
             keys.hyperparameters["max_steps"] = steps
             says = f"{steps:,} steps of {batch} rows of {length} tokens"
             keys.add_line("train.max_tokens", tokens, "converted", "max_steps", says)
@@ -482,7 +493,8 @@ def _map_schedule(keys: Keys, pretraining: bool) -> None:
     lowest = keys.take("train.min_lr")
     if pretraining:
         rate = 4e-5 if lowest is None else keys.to_number("train.min_lr", lowest)
-        ratio = min(1.0, rate / keys.hyperparameters["learning_rate"])
+        peak = keys.hyperparameters["learning_rate"]
+        ratio = min(1.0, rate / peak) if peak > 0 else 1.0  # a rate of 0 is refused with the job
         keys.hyperparameters["min_lr_ratio"] = ratio
         outcome = "default" if lowest is None else "converted"
         keys.add_line("train.min_lr", rate, outcome, "min_lr_ratio", f"{ratio:g} of the peak rate")

@@ -246,6 +246,11 @@ def test_continued_pretraining_trains_on_texts(workspace: Path) -> None:
         ("litgpt finetune tiny --data JSON --data.json_path rows.json --optimizer lion.Lion", "not of torch.optim"),
         ("litgpt finetune tiny --data JSON --data.json_path rows.json --train.epochs many", "'many' cannot be read"),
         ("litgpt finetune tiny --config nowhere.yaml", "no such job file"),
+        ("litgpt finetune tiny --data JSON --data.json_path rows.json --optimizer.betas 0.9", "not a pair of numbers"),
+        ("litgpt finetune tiny --data JSON --data.json_path rows.json --optimizer.lr 0", "learning_rate"),
+        ("litgpt finetune tiny --data JSON --data.json_path rows.json --quantize [a]", "is not there"),
+        ("litgpt finetune tiny --data JSON --data.json_path rows.json --train.global_batch_size .nan", "not a number"),
+        ("litgpt finetune tiny --data JSON --data.json_path rows.json --train 5 --data.val_split_fraction 3", "split"),
     ],
 )
 def test_what_no_job_expresses_is_refused(source: str, sentence: str, workspace: Path) -> None:
