@@ -89,7 +89,7 @@ def split(
 ) -> Split:
     """Split examples into train, validation and test.
 
-    It takes about 250 bytes of memory per row, whatever the rows' own size: hashes and sketches are held, and no texts.
+    It takes about 400 bytes of memory per row, whatever the rows' own size: hashes and sketches are held, and no texts.
 
     Args:
         examples: the rows, in any order; the split does not depend on it. They are read several times.
