@@ -13,10 +13,15 @@ if TYPE_CHECKING:
 
 
 def import_(
-    source: Annotated[str, typer.Argument(help="A configuration file, or a job's id at a vendor.", show_default=False)],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A configuration file, LitGPT's command line in quotes, or a job's id at a vendor.", show_default=False
+        ),
+    ],
     kind: Annotated[
         str | None,
-        typer.Option("--from", help="Origin: axolotl, llamafactory, trl, or a backend; recognised by default."),
+        typer.Option("--from", help="Origin: axolotl, llamafactory, litgpt, trl, or a backend; recognised by default."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The job file to write.")] = Path("job.yaml"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from errno import ENOSPC
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ from llmtune.data.hashing import label_set, split_position
 from llmtune.data.io.base import HUB
 from llmtune.data.io.reading import Reading
 from llmtune.data.split import split
+from llmtune.data.stored_rows import ChainedRows, select_rows, store_rows
+from llmtune.errors import InvalidData
 
 if TYPE_CHECKING:
     from llmtune.job.spec import DatasetSpec
@@ -54,7 +57,12 @@ class Dataset:
     @cached_property
     def labels(self) -> list[str] | None:
         """The labels, sorted, when this is a classification set; otherwise None. The rule is `label_set`'s."""
-        return label_set([*self.train, *self.validation, *self.test])
+        return label_set(self.everything)
+
+    @property
+    def everything(self) -> Sequence[Example]:
+        """The rows of all parts, as one sequence."""
+        return ChainedRows(self.train, self.validation, self.test)
 
     @cached_property
     def kind(self) -> str:
@@ -139,7 +147,19 @@ class _Loader:
             role: str(files[0] if len(files) == 1 else _find_common_parent(files)) for role, files in splits.items()
         }
 
-    def _read(self, path: str) -> list[Example]:
+    def _read(self, path: str) -> Sequence[Example]:
+        try:
+            return store_rows(self._iterate(path))
+        except OSError as fault:
+            if fault.errno != ENOSPC:
+                raise
+            raise InvalidData(
+                f"{path}: no space left on the disk for the rows, which are kept in a temporary file",
+                hint="make room, or let TMPDIR name a folder on another disk",
+            ) from fault
+
+    def _iterate(self, path: str) -> Iterator[Example]:
+        """Yield the rows of a file that can be trained on; what is wrong with the others is logged."""
         spec = self._spec
         reading = Reading(
             path,
@@ -150,7 +170,6 @@ class _Loader:
             on_empty=spec.on_empty,
             system=spec.system,
         )
-        examples: list[Example] = []
         unused = UnusedKeys()
         for row in reading:
             if isinstance(row, Finding):
@@ -160,14 +179,13 @@ class _Loader:
             for finding in rename_turns(check_example(row, self._method), row, turns_key):
                 self._log.add(finding.at(path, row.line))
             unused.add(row, turns_key)
-            examples.append(row)
+            yield row
         if reading.format is not None:
             self._format = self._format or reading.format.name
             findings = unused.findings(reading.format.name, warnings_only=True)
             self._log.extend(finding.at(path, None) for finding in findings)
-        return examples
 
-    def _split(self, train: list[Example], held_out: dict[str, list[Example]]) -> dict[str, Sequence[Example]]:
+    def _split(self, train: Sequence[Example], held_out: dict[str, Sequence[Example]]) -> dict[str, Sequence[Example]]:
         """Return the three parts; those without a file of their own are held out of the training rows."""
         spec = self._spec
         missing = [role for role in ("validation", "test") if role not in held_out]
@@ -208,9 +226,13 @@ def take_rows(examples: Sequence[Example], count: int) -> Sequence[Example]:
     """Return at most `count` rows in their order, chosen by content: more of them with a higher count, never others."""
     if len(examples) <= count:
         return examples
-    hashes = [hash_row(example) for example in examples]
-    order = sorted(range(len(examples)), key=lambda row: (split_position(hashes[row][0], hashes[row][1]), row))
-    return [examples[row] for row in sorted(order[:count])]
+    import numpy as np
+
+    hashes = map(hash_row, examples)
+    positions = np.fromiter(
+        (split_position(prompt, answer) for prompt, answer, _ in hashes), np.uint64, count=len(examples)
+    )
+    return select_rows(examples, np.sort(np.argsort(positions, kind="stable")[:count]))
 
 
 def _find_common_parent(files: Iterable[Path]) -> Path | None:

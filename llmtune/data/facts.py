@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -109,10 +110,10 @@ class DatasetFacts(DocumentedModel):
 def describe_dataset(dataset: Dataset) -> DatasetFacts:
     """Collect the facts about a dataset. Reads every row once, and the letters of some."""
     train = dataset.train
-    everything = [*dataset.train, *dataset.validation, *dataset.test]
+    everything = dataset.everything
     labels = tuple(dataset.labels or ()) if dataset.kind == "chat" else ()
     counts = label_counts(train) if labels else Counter[str]()
-    answers = [len(text) for row in train if (text := _answer_text(row))]
+    answers = array("Q", (len(text) for row in train if (text := _answer_text(row))))
     scripts, accented = _measure_scripts(everything)
     tokens = dataset.estimated_tokens
     return DatasetFacts(

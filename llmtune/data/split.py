@@ -7,18 +7,20 @@ and all others train. Shares are met to the row where units are single rows.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from array import array
 from collections.abc import Sequence
+from itertools import islice
 from math import floor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmtune.data.example import Example
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.hashing import digest, label_of, label_set, normal, prompt_text, split_position
+from llmtune.data.stored_rows import select_rows
 from llmtune.errors import InvalidData
 
 if TYPE_CHECKING:
-    from llmtune.data.checks.minhash import Ints
+    from llmtune.data.checks.minhash import Ints, Longs
 
 #: A unit of nearly equal rows grows to this share of all rows at most (and to 20 rows at least): a set made from one
 #: template would otherwise become one unit.
@@ -26,24 +28,26 @@ _LARGEST_SHARE = 0.02
 _LARGEST_LEAST = 20
 _SAMPLE = 2000
 _ROUNDS = 5
+#: Prompts that are sketched at once, and rows that are compared with the held-out ones at once.
+_SKETCHED, _COMPARED = 1024, 1 << 16
 
 
 class Split(NamedTuple):
     """The three parts, each in the order of the input, and the findings about the split."""
 
-    train: list[Example]
-    validation: list[Example]
-    test: list[Example]
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    test: Sequence[Example]
     findings: tuple[Finding, ...] = ()
 
 
 class _Units:
     """Disjoint sets of row numbers. A unit's key is the smallest of its rows' keys, so order does not matter."""
 
-    def __init__(self, keys: Sequence[int]) -> None:
-        self._parent = list(range(len(keys)))
-        self.key = list(keys)
-        self.size = [1] * len(keys)
+    def __init__(self, keys: Longs) -> None:
+        self._parent = array("q", range(len(keys)))
+        self._key = array("Q", keys.tobytes())
+        self._size = array("q", [1]) * len(keys)
 
     def find(self, row: int) -> int:
         """Return the unit of a row."""
@@ -56,19 +60,22 @@ class _Units:
     def join(self, first: int, second: int, largest: int | None = None) -> bool:
         """Join two units; False when they are one already or would grow above `largest` rows."""
         first, second = self.find(first), self.find(second)
-        if first == second or (largest is not None and self.size[first] + self.size[second] > largest):
+        if first == second or (largest is not None and self._size[first] + self._size[second] > largest):
             return False
         self._parent[second] = first
-        self.key[first] = min(self.key[first], self.key[second])
-        self.size[first] += self.size[second]
+        self._key[first] = min(self._key[first], self._key[second])
+        self._size[first] += self._size[second]
         return True
 
-    def members(self) -> dict[int, list[int]]:
-        """Return the row numbers by unit."""
-        units: dict[int, list[int]] = defaultdict(list)
-        for row in range(len(self._parent)):
-            units[self.find(row)].append(row)
-        return units
+    def list_units(self) -> tuple[Any, Longs, Any]:
+        """Return the unit of each row as a number from 0, and of each unit its key and its number of rows."""
+        import numpy as np
+
+        units = np.fromiter((self.find(row) for row in range(len(self._parent))), np.int64, len(self._parent))
+        roots, numbers = np.unique(units, return_inverse=True)
+        keys = np.frombuffer(self._key, dtype=np.uint64)[roots] if len(roots) else np.empty(0, dtype=np.uint64)
+        sizes = np.frombuffer(self._size, dtype=np.int64)[roots] if len(roots) else np.empty(0, dtype=np.int64)
+        return numbers, keys, sizes
 
 
 def split(
@@ -82,44 +89,44 @@ def split(
 ) -> Split:
     """Split examples into train, validation and test.
 
+    It takes about 400 bytes of memory per row, whatever the rows' own size: hashes and sketches are held, and no texts.
+
     Args:
-        examples: the rows, in any order; the split does not depend on it.
+        examples: the rows, in any order; the split does not depend on it. They are read several times.
         shares: three shares that sum to 1, or three row counts; further rows are left out (a finding).
         seed: the seed of the split.
         stratify: keep the labels' shares the same in every part; None does so when the rows have labels.
         group_by: key of `Example.extra` whose equal values stay together, where `Example.group` is not set.
-        near: keep rows with nearly the same prompt together, too. It takes about 25 ns per byte of prompts.
+        keep_similar: keep rows with nearly the same prompt together, too. It takes about 25 ns per byte of prompts.
 
     Raises `InvalidData` when there are fewer rows than the counts ask for.
     """
+    import numpy as np
+
     targets = _count_targets(len(examples), shares)
-    texts = [prompt_text(example) for example in examples]
-    keys = [digest(text) for text in texts]
+    keys = np.fromiter((digest(prompt_text(example)) for example in examples), np.uint64, len(examples))
     units = _Units(keys)
-    _join_equal(units, keys)
-    _join_equal(units, [_hash_group(example, group_by) for example in examples])
+    _join_equal(units, keys, np.arange(len(keys)))
+    _join_groups(units, examples, group_by)
     strata = _find_strata(examples, stratify)
     findings: list[Finding] = []
-    sides: list[int]
     if not keep_similar or targets[1] + targets[2] == 0 or len(examples) < 2:
         sides = _assign(units, strata, targets, seed)
     else:
-        sides = _assign_similar(units, strata, targets, seed, texts, keys, findings)
-    parts: tuple[list[Example], list[Example], list[Example]] = ([], [], [])
-    for example, side in zip(examples, sides, strict=True):
-        parts[side].append(example)
+        sides = _assign_similar(units, strata, targets, seed, examples, keys, findings)
+    parts = [np.flatnonzero(sides == side) for side in range(3)]
     findings += _check_empty_parts(parts, targets)
     train_rows = len(examples) if sum(shares) <= 1 + 1e-6 else int(shares[0])
     if len(parts[0]) > train_rows:
         left_out = len(parts[0]) - train_rows
-        last = sorted(split_position(seed + 1, key) for key, side in zip(keys, sides, strict=True) if side == 0)[
-            train_rows - 1
-        ]
-        parts = ([row for row in parts[0] if split_position(seed + 1, digest(prompt_text(row))) <= last], *parts[1:])
+        positions = _find_positions(keys[parts[0]], seed + 1)
+        last = np.sort(positions)[train_rows - 1]
+        parts[0] = parts[0][positions <= last]
         findings.append(
             warning("left-out", f"{left_out} rows are in no part: the counts ask for {train_rows} training rows", "")
         )
-    return Split(*parts, tuple(findings))
+    train, validation, test = (select_rows(examples, part) for part in parts)
+    return Split(train, validation, test, tuple(findings))
 
 
 def _count_targets(rows: int, shares: tuple[float, float, float]) -> tuple[int, int, int]:
@@ -150,48 +157,101 @@ def _hash_group(example: Example, group_by: str | None) -> int | None:
     return None if value is None else digest(value)
 
 
-def _join_equal(units: _Units, keys: Sequence[int | None]) -> None:
-    first_rows: dict[int, int] = {}
-    for row, key in enumerate(keys):
-        if key is not None:
-            first_row = first_rows.setdefault(key, row)
-            if first_row != row:
-                units.join(first_row, row)
+def _join_equal(units: _Units, keys: Longs, rows: Any) -> None:
+    """Join the rows whose keys are equal; `keys` and `rows` are as long as one another."""
+    import numpy as np
+
+    order = np.argsort(keys, kind="stable")
+    repeats = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
+    for position in repeats:
+        units.join(int(rows[order[position]]), int(rows[order[position + 1]]))
 
 
-def _find_strata(examples: Sequence[Example], stratify: bool | None) -> list[str]:
+def _join_groups(units: _Units, examples: Sequence[Example], group_by: str | None) -> None:
+    import numpy as np
+
+    rows, groups = array("q"), array("Q")
+    for row, example in enumerate(examples):
+        group = _hash_group(example, group_by)
+        if group is not None:
+            rows.append(row)
+            groups.append(group)
+    if rows:
+        _join_equal(units, np.frombuffer(groups, dtype=np.uint64), np.frombuffer(rows, dtype=np.int64))
+
+
+def _find_strata(examples: Sequence[Example], stratify: bool | None) -> tuple[list[str], Any]:
+    """Return the names of the strata, sorted, and the stratum of each row as an index into them."""
+    import numpy as np
+
     if stratify is None:
         stratify = label_set(examples) is not None
-    return [normal(label_of(example) or "") if stratify else "" for example in examples]
+    if not stratify:
+        return [""], np.zeros(len(examples), dtype=np.int32)
+    numbers: dict[str, int] = {}
+    by_row = np.fromiter(
+        (numbers.setdefault(normal(label_of(example) or ""), len(numbers)) for example in examples),
+        np.int32,
+        len(examples),
+    )
+    names = sorted(numbers)
+    places = np.empty(len(names), dtype=np.int32)
+    for place, name in enumerate(names):
+        places[numbers[name]] = place
+    return names, places[by_row]
 
 
-def _assign(units: _Units, strata: Sequence[str], targets: tuple[int, int, int], seed: int) -> list[int]:
+def _find_positions(keys: Longs, seed: int) -> Longs:
+    """Return the position of each key by `split_position`."""
+    import numpy as np
+
+    return np.fromiter((split_position(seed, int(key)) for key in keys), np.uint64, len(keys))
+
+
+def _assign(units: _Units, strata: tuple[list[str], Any], targets: tuple[int, int, int], seed: int) -> Any:
     """Return the part of each row: 0 train, 1 validation, 2 test."""
-    by_stratum: dict[str, list[tuple[int, int, list[int]]]] = defaultdict(list)
-    for unit, rows in units.members().items():
-        # a unit of several labels counts for the one most of its rows have; of equals, for the first by name
-        counts = Counter(strata[row] for row in rows)
-        stratum = min(counts, key=lambda name: (-counts[name], name))
-        key = units.key[unit]
-        by_stratum[stratum].append((split_position(seed, key), key, rows))
-    sides = [0] * len(strata)
-    sizes = {stratum: sum(len(rows) for _, _, rows in members) for stratum, members in by_stratum.items()}
-    quotas = _divide_quotas(sizes, targets, seed)
-    for stratum, members in by_stratum.items():
-        members.sort(key=lambda member: member[:2])
-        _fill(members, quotas[stratum], sides)
-    return sides
+    import numpy as np
+
+    names, by_row = strata
+    numbers, keys, sizes = units.list_units()
+    stratum = _find_unit_strata(numbers, by_row, len(keys), len(names))
+    rows_of = np.bincount(stratum, weights=sizes, minlength=len(names)).astype(np.int64)
+    present = {name: int(rows) for name, rows in zip(names, rows_of, strict=True) if rows}
+    quotas = _divide_quotas(present, targets, seed)
+    order = np.lexsort((keys, _find_positions(keys, seed), stratum))
+    begins = np.searchsorted(stratum[order], np.arange(len(names) + 1))
+    sides = np.zeros(len(keys), dtype=np.int8)
+    for place, name in enumerate(names):
+        if name in quotas:
+            _fill(order[begins[place] : begins[place + 1]], sizes, quotas[name], sides)
+    return sides[numbers]
 
 
-def _fill(members: list[tuple[int, int, list[int]]], quota: tuple[int, int], sides: list[int]) -> None:
+def _find_unit_strata(numbers: Any, by_row: Any, units: int, strata: int) -> Any:
+    """Return the stratum of each unit: the one that most of its rows have; of equals, the first by name."""
+    import numpy as np
+
+    if strata == 1:
+        return np.zeros(units, dtype=np.int64)
+    pairs, counts = np.unique(numbers * strata + by_row, return_counts=True)
+    unit, stratum = pairs // strata, pairs % strata
+    order = np.lexsort((stratum, -counts, unit))
+    first = np.unique(unit[order], return_index=True)[1]
+    return stratum[order[first]]
+
+
+def _fill(members: Any, sizes: Any, quota: tuple[int, int], sides: Any) -> None:
+    """Put units into the held-out parts, in this order, until their quotas are met."""
     missing = {2: quota[1], 1: quota[0]}
-    for _, _, rows in members:
+    for unit in members:
+        if missing[1] <= 0 and missing[2] <= 0:
+            return
+        size = int(sizes[unit])
         for side in (2, 1):
             # a unit is put where at least half of its rows are missing
-            if missing[side] > 0 and 2 * missing[side] >= len(rows):
-                missing[side] -= len(rows)
-                for row in rows:
-                    sides[row] = side
+            if missing[side] > 0 and 2 * missing[side] >= size:
+                missing[side] -= size
+                sides[unit] = side
                 break
 
 
@@ -218,35 +278,36 @@ def _divide_quotas(sizes: dict[str, int], targets: tuple[int, int, int], seed: i
 
 def _assign_similar(
     units: _Units,
-    strata: Sequence[str],
+    strata: tuple[list[str], Any],
     targets: tuple[int, int, int],
     seed: int,
-    texts: Sequence[str],
-    keys: Sequence[int],
+    examples: Sequence[Example],
+    keys: Longs,
     findings: list[Finding],
-) -> list[int]:
+) -> Any:
     """Assign with near-duplicates joined; join the pairs that are still in two parts, and repeat."""
-    from llmtune.data.checks.minhash import ALIKE_ENOUGH, Sketcher, similar_pairs
+    import numpy as np
 
-    firsts = list({key: row for row, key in reversed(list(enumerate(keys)))}.items())
-    firsts.sort()  # by key, so that nothing below depends on the order of the rows
-    rows = [row for _, row in firsts]
-    spread = sorted(rows, key=lambda row: split_position(0, keys[row]))[:_SAMPLE]
-    sketcher = Sketcher([texts[row] for row in spread])
-    sketches, has = sketcher.sketch([texts[row] for row in rows])
-    largest = max(_LARGEST_LEAST, int(_LARGEST_SHARE * len(texts)))
-    pairs = similar_pairs(sketches, has, range(len(rows)), alike=ALIKE_ENOUGH)
-    sides: list[int] = []
+    from llmtune.data.checks.minhash import ALIKE_ENOUGH, similar_pairs
+
+    first_keys, rows = np.unique(keys, return_index=True)  # by key, so that nothing depends on the order of the rows
+    sketches, has = _sketch(examples, rows, first_keys)
+    largest = max(_LARGEST_LEAST, int(_LARGEST_SHARE * len(examples)))
+    pairs = similar_pairs(sketches, has, np.arange(len(rows)), alike=ALIKE_ENOUGH)
+    sides: Any = None
     for _ in range(_ROUNDS):
-        pairs.sort(key=lambda pair: (-pair[2], keys[rows[pair[0]]], keys[rows[pair[1]]]))
-        joined = [units.join(rows[first], rows[second], largest) for first, second, _ in pairs]
-        if sides and not any(joined):
+        # most alike first; `rows` ascend by key, so the numbers of a pair order it by its keys
+        pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0], -pairs[:, 2]))]
+        joined = False
+        for first, second, _agree in pairs:
+            joined |= units.join(int(rows[first]), int(rows[second]), largest)
+        if sides is not None and not joined:
             break
         sides = _assign(units, strata, targets, seed)
-        pairs = _find_split_pairs([sides[row] for row in rows], sketches, has)
-        if not pairs:
+        pairs = _find_split_pairs(sides[rows], sketches, has)
+        if not len(pairs):
             break
-    if pairs:
+    if len(pairs):
         findings.append(
             warning(
                 "near-leakage",
@@ -258,25 +319,48 @@ def _assign_similar(
     return sides
 
 
-def _find_split_pairs(sides: Sequence[int], sketches: Ints, has: Any) -> list[tuple[int, int, int]]:
-    """Return pairs of near-duplicates in two parts: held-out against training rows, test against validation."""
+def _sketch(examples: Sequence[Example], rows: Any, keys: Longs) -> tuple[Ints, Any]:
+    """Return the sketches of some rows, in that order, and which have one; the texts are held for a few at a time."""
+    import numpy as np
+
+    from llmtune.data.checks.minhash import SIZE, Sketcher
+
+    spread = np.argsort(_find_positions(keys, 0), kind="stable")[:_SAMPLE]
+    sketcher = Sketcher([prompt_text(examples[int(row)]) for row in np.sort(rows[spread])])
+    place = np.full(len(examples), -1, dtype=np.int64)
+    place[rows] = np.arange(len(rows))
+    sketches, has = np.empty((len(rows), SIZE), dtype=np.uint32), np.zeros(len(rows), dtype=bool)
+    held = ((place[row], prompt_text(example)) for row, example in enumerate(examples) if place[row] >= 0)
+    while block := list(islice(held, _SKETCHED)):
+        places, texts = zip(*block, strict=True)
+        sketches[list(places)], has[list(places)] = sketcher.sketch(texts)
+    return sketches, has
+
+
+def _find_split_pairs(side: Any, sketches: Ints, has: Any) -> Any:
+    """Return pairs of near-duplicates in two parts: held-out against training rows, test against validation.
+
+    An array of (row, row, numbers that agree).
+    """
     import numpy as np
 
     from llmtune.data.checks.minhash import ALIKE_ENOUGH, NearIndex
 
-    side = np.asarray(sides)
-    pairs: list[tuple[int, int, int]] = []
+    pairs = [np.empty((0, 3), dtype=np.int64)]
     for held, compared in ((side != 0, side == 0), (side == 2, side == 1)):
         inside, outside = np.flatnonzero(held), np.flatnonzero(compared)
-        if len(inside) and len(outside):
-            matches = NearIndex(sketches[inside], has[inside]).matches(
-                sketches[outside], has[outside], alike=ALIKE_ENOUGH
-            )
-            pairs += [(int(outside[first]), int(inside[second]), agree) for first, second, agree in matches]
-    return pairs
+        if not len(inside):
+            continue
+        index = NearIndex(sketches[inside], has[inside])
+        for start in range(0, len(outside), _COMPARED):
+            rows = outside[start : start + _COMPARED]
+            matches = np.array(index.matches(sketches[rows], has[rows], alike=ALIKE_ENOUGH), dtype=np.int64)
+            if len(matches):
+                pairs.append(np.stack([rows[matches[:, 0]], inside[matches[:, 1]], matches[:, 2]], axis=1))
+    return np.concatenate(pairs)
 
 
-def _check_empty_parts(parts: Sequence[Sequence[Example]], targets: Sequence[int]) -> list[Finding]:
+def _check_empty_parts(parts: Sequence[Any], targets: Sequence[int]) -> list[Finding]:
     return [
         warning(
             "empty-part",
@@ -284,5 +368,5 @@ def _check_empty_parts(parts: Sequence[Sequence[Example]], targets: Sequence[int
             "give more rows, or another seed",
         )
         for name, part, target in zip(("train", "validation", "test"), parts, targets, strict=True)
-        if target and not part
+        if target and not len(part)
     ]

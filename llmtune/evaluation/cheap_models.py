@@ -7,6 +7,7 @@ learn from the training rows alone and take a few seconds for ten thousand of th
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -74,8 +75,8 @@ def predict_probabilities(
 
 def nearest_answers(train: Sequence[Example], rows: Sequence[Example]) -> list[str] | str:
     """Return for each row the answer of the training row whose prompt is nearest; or why not."""
-    answered_rows = [row for row in train if row.preference is None and row.text is None and expected_text(row)]
-    answered_rows = answered_rows[:: max(1, -(-len(answered_rows) // MOST_NEIGHBOURS))]
+    numbers = array("Q", (number for number, row in enumerate(train) if _has_answer(row)))
+    answered_rows = [train[number] for number in numbers[:: max(1, -(-len(numbers) // MOST_NEIGHBOURS))]]
     if not answered_rows:
         return "no training row has an answer"
     import numpy as np
@@ -92,6 +93,10 @@ def nearest_answers(train: Sequence[Example], rows: Sequence[Example]) -> list[s
         nearest = np.asarray((block @ features.T).argmax(axis=1)).ravel()
         answers += [expected_text(answered_rows[int(index)]) for index in nearest]
     return answers
+
+
+def _has_answer(row: Example) -> bool:
+    return row.preference is None and row.text is None and bool(expected_text(row))
 
 
 def _build_vectorizer(texts: Sequence[str]) -> TfidfVectorizer:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from llmtune._retry import RetryPolicy
 from llmtune.data.example import Example
 from llmtune.data.hashing import label_of
+from llmtune.data.stored_rows import ChainedRows
 from llmtune.errors import InvalidData, LlmtuneError, MissingExtra, StoreUnavailable, TransientError
 from llmtune.evaluation import scoring
 from llmtune.evaluation.cache import AnswerCache
@@ -122,7 +123,7 @@ def evaluate(
         raise InvalidData(
             "there are no test rows to evaluate on", hint="give dataset.test, or a dataset.split with a test share"
         )
-    questions = resolve_task(test, (*train, *validation, *test), generators, spec, scoring)
+    questions = resolve_task(test, ChainedRows(train, validation, test), generators, spec, scoring)
     part = questions.part("test", test, spec.max_rows)
     builder = _ResultBuilder(questions, part, scoring.resamples, warnings=list(questions.notes))
     if spec.calibration_rows and validation and questions.wants_probabilities:

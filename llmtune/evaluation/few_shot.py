@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from llmtune.data.example import Example, Message
-from llmtune.evaluation.sampling import row_ids
+from llmtune.data.stored_rows import select_rows
+from llmtune.evaluation.sampling import hash_rows
 from llmtune.provider.generation import Generation, GenerationRequest, Generator, LabelScorer
 
 if TYPE_CHECKING:
@@ -28,17 +32,21 @@ def select_shots(train: Sequence[Example], count: int) -> tuple[Example, ...]:
     """Choose examples for the prompt, by a hash of their content; where rows have labels, one per label in turn."""
     from llmtune.data.hashing import label_of
 
-    usable = [row for row in train if row.messages and row.preference is None and row.answer() is not None]
-    by_hash = [row for _, row in sorted(zip(row_ids(usable), usable, strict=True), key=lambda pair: pair[0])]
-    groups: dict[str | None, list[Example]] = {}
-    for row in by_hash:
-        groups.setdefault(label_of(row), []).append(row)
-    chosen: list[Example] = []
-    while len(chosen) < count and any(groups.values()):
-        for rows in groups.values():
-            if rows and len(chosen) < count:
-                chosen.append(rows.pop(0))
-    return tuple(chosen)
+    usable = select_rows(train, array("Q", (number for number, row in enumerate(train) if _is_usable(row))))
+    first_rows: dict[str | None, list[tuple[int, int]]] = {}
+    for number, (key, row) in enumerate(zip(hash_rows(usable), usable, strict=True)):
+        group = first_rows.setdefault(label_of(row), [])
+        insort(group, (int(key), number))
+        del group[count:]
+        if len(first_rows) > 8 * count:  # only the first of so many labels is chosen: those of the first hashes stay
+            first_rows = {label: first_rows[label] for label in sorted(first_rows, key=first_rows.__getitem__)[:count]}
+    groups = sorted(first_rows.values())
+    turns = (group[turn] for turn in range(count) for group in groups if turn < len(group))
+    return tuple(usable[number] for _, number in islice(turns, count))
+
+
+def _is_usable(row: Example) -> bool:
+    return bool(row.messages) and row.preference is None and row.answer() is not None
 
 
 class FewShot:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -13,6 +12,9 @@ from llmtune.evaluation.results import Contradiction
 from llmtune.provider.generation import GenerationRequest
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from llmtune.job.spec import EvaluationSpec
 
 #: Characters of a prompt or answer in a report.
@@ -24,13 +26,27 @@ CONTRADICTIONS_LISTED = 20
 
 def row_ids(rows: Sequence[Example]) -> list[str]:
     """Return one id per row, derived from prompt and answer; equal rows are numbered, so that ids are unique."""
-    occurrences: Counter[int] = Counter()
-    ids = []
-    for row in rows:
-        key = digest(f"{prompt_text(row)}\0{answer_text(row)}")
-        ids.append(blake2b(b"%d/%d" % (key, occurrences[key]), digest_size=8).hexdigest())
-        occurrences[key] += 1
-    return ids
+    return [f"{key:016x}" for key in hash_rows(rows)]
+
+
+def hash_rows(rows: Sequence[Example]) -> NDArray[np.uint64]:
+    """Return the ids of `row_ids` as numbers: eight bytes a row, however many there are."""
+    import numpy as np
+
+    keys = np.fromiter((digest(f"{prompt_text(row)}\0{answer_text(row)}") for row in rows), np.uint64, len(rows))
+    order = np.argsort(keys, kind="stable")
+    begins = np.concatenate(([True], keys[order[1:]] != keys[order[:-1]]))[: len(keys)]
+    number_in_order = np.arange(len(keys))
+    occurrences = np.empty(len(keys), dtype=np.int64)
+    occurrences[order] = number_in_order - np.maximum.accumulate(np.where(begins, number_in_order, 0))
+    return np.fromiter(
+        (
+            int.from_bytes(blake2b(b"%d/%d" % (key, occurrence), digest_size=8).digest(), "big")
+            for key, occurrence in zip(keys, occurrences, strict=True)
+        ),
+        np.uint64,
+        len(keys),
+    )
 
 
 def subsample(rows: Sequence[Example], limit: int, seed: int = 0) -> list[int]:
@@ -41,9 +57,10 @@ def subsample(rows: Sequence[Example], limit: int, seed: int = 0) -> list[int]:
     """
     if len(rows) <= limit:
         return list(range(len(rows)))
-    ids = row_ids(rows)
-    by_hash = sorted(range(len(rows)), key=lambda number: split_position(seed, int(ids[number], 16)))
-    return sorted(by_hash[:limit])
+    import numpy as np
+
+    positions = np.fromiter((split_position(seed, int(key)) for key in hash_rows(rows)), np.uint64, len(rows))
+    return sorted(np.argsort(positions, kind="stable")[:limit].tolist())
 
 
 def expected_text(row: Example) -> str:

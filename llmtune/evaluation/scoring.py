@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -232,9 +232,9 @@ def score_text(
 
 
 def default_metrics(
-    *, labelled: bool, preference: bool, tools: bool, expected: Sequence[str], sets: bool = False
+    *, labelled: bool, preference: bool, tools: bool, expected: Iterable[str], sets: bool = False
 ) -> tuple[list[str], list[str]]:
-    """Return the names of the metrics that suit the rows, and notes on the choice."""
+    """Return the names of the metrics that suit the rows, and notes on the choice. `expected` are their answers."""
     if labelled:
         return ["accuracy", "macro_f1", "weighted_f1"], []
     if sets:
@@ -243,7 +243,7 @@ def default_metrics(
         return ["reward_accuracy", "preference_accuracy"], []
     if tools:
         return ["tool_call_match"], []
-    if expected and all("####" in text for text in expected):
+    if all("####" in text for text in expected):
         return ["final_answer", "exact_match"], []
     return _add_overlap_metrics(["exact_match", "normalised_match"])
 

@@ -123,7 +123,7 @@ def resolve_task(
             labelled=label_names is not None,
             preference=preference and can_score,
             tools=all(calls_tools(row) for row in test),
-            expected=[expected_text(row) for row in test],
+            expected=map(expected_text, test),
             sets=sets is not None,
         )
         if label_names is not None and can_score and not as_classifier:

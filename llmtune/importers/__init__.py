@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune._safety.private_files import make_private_folder
 from llmtune.errors import InvalidJob
-from llmtune.importers import axolotl, llamafactory, trl
+from llmtune.importers import axolotl, litgpt, llamafactory, trl
 from llmtune.importers.keys import Imported, ImportLine, Keys, refuse_existing
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ __all__ = ["ImportLine", "Imported", "import_job"]
 TRAINERS: dict[str, tuple[str, set[str], Callable[[Keys], Imported]]] = {
     "axolotl": ("Axolotl", axolotl.MARKS, axolotl.read),
     "llamafactory": ("LLaMA-Factory", llamafactory.MARKS, llamafactory.read),
+    "litgpt": ("LitGPT", litgpt.MARKS, litgpt.read),
     "trl": ("TRL", trl.MARKS, trl.read),
 }
 
@@ -35,11 +36,14 @@ def import_job(
     data: str | os.PathLike[str] = "data",
     overwrite: bool = False,
 ) -> Imported:
-    """Import a job from an Axolotl or LLaMA-Factory YAML, a TRL SFTConfig or DPOConfig (YAML or JSON), or a vendor.
+    """Import a job from another trainer's configuration, or from a job at a vendor.
+
+    The trainers: Axolotl, LLaMA-Factory and LitGPT (YAML), and TRL (an SFTConfig or DPOConfig as YAML or JSON).
 
     Args:
-        source: the file; or a job's or tuned model's id at a vendor, or a run of the store.
-        kind: axolotl, llamafactory, trl, or a provider's name; None recognises it.
+        source: the file; LitGPT's command line ("litgpt finetune_lora ..."); or a job's or tuned model's id at a
+            vendor, or a run of the store.
+        kind: axolotl, llamafactory, litgpt, trl, or a provider's name; None recognises it.
         data: the folder into which a vendor's files are fetched; each job has a folder of its own there.
         overwrite: whether existing files are replaced.
 
@@ -49,6 +53,9 @@ def import_job(
             exists already (nothing is fetched then). Training rows that the vendor no longer has are no error, but a
             line that says where to put them.
     """
+    if kind in (None, "litgpt") and str(source).startswith("litgpt "):
+        config, path = litgpt.parse_command(str(source))
+        return litgpt.read(Keys(config, path, TRAINERS["litgpt"][0]))
     path = Path(source)
     if kind not in TRAINERS and not path.is_file():
         if path.suffix in (".yaml", ".yml", ".json"):

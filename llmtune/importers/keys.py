@@ -100,6 +100,14 @@ class Keys:
     def __contains__(self, key: str) -> bool:
         return key in self._remaining
 
+    def remaining(self) -> dict[str, Any]:
+        """Return the keys that were not taken yet, those that are set to null among them."""
+        return self._remaining | dict.fromkeys(self._nulls)
+
+    def with_config(self, config: Mapping[str, Any]) -> Keys:
+        """Return the keys of another form of the same configuration: sections opened, for a tool that has them."""
+        return Keys(config, self.path, self.tool)
+
     def is_null(self, key: str) -> bool:
         """Return whether the key is set to null, which can differ from a key that is not set."""
         return key in self._nulls

@@ -16,6 +16,8 @@ from llmtune.job.files import parse_yaml
 from llmtune.job.spec import EXCLUSIVE, Hyperparameters, TuningJob
 
 _HYPERPARAMETERS = "hyperparameters"
+#: A field that is a list, and has values with a name beside it (80/10/10).
+_SPLIT = "dataset.split"
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ def _read_value(path: str, text: str) -> Any:
     """Read a value as the field at `path` means it: a name that looks like a number stays a text."""
     types = set(_list_types(_find_annotation(path)))
     value = parse_yaml(Path(f"--set {path}"), text) if text else None
+    if path == _SPLIT and isinstance(value, str) and "/" in text:
+        return text  # a split by its name
     if value is not None and isinstance(value, str) and tuple in types and (str not in types or "," in text):
         return [parse_yaml(Path(f"--set {path}"), part) for part in text.split(",")]
     if tuple in types and str not in types and isinstance(value, int | float):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from llmtune.errors import InvalidJob
 from llmtune.job.base import StrictModel
@@ -209,6 +209,15 @@ class Hyperparameters(StrictModel):
         return Hyperparameters.model_validate(values | new)
 
 
+#: What `DatasetSpec.split` takes, for editors.
+_SPLIT_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": "array", "prefixItems": [{"type": "number"}] * 3, "minItems": 3, "maxItems": 3},
+        {"type": "string", "pattern": "^[0-9]+/[0-9]+/[0-9]+$"},
+    ]
+}
+
+
 class DatasetSpec(StrictModel):
     """Where the rows are, how to read them, and how they are split."""
 
@@ -236,8 +245,9 @@ class DatasetSpec(StrictModel):
     group_by: str | None = None
     """Key whose equal values never fall on both sides of a split (a customer, a conversation)."""
 
-    split: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    """Shares (summing to 1) or row counts (integers) of train, validation and test."""
+    split: Annotated[tuple[float, float, float], WithJsonSchema(_SPLIT_SCHEMA)] = (0.8, 0.1, 0.1)
+    """Shares (summing to 1) or row counts (integers) of train, validation and test; or percentages by their usual name:
+    80/10/10, 70/15/15, 60/20/20."""
 
     split_seed: int = 0
     """Seed of the split; independent of the job's seed, so that seeds can vary on one split."""
@@ -260,6 +270,16 @@ class DatasetSpec(StrictModel):
             raise ValueError("give either path (llmtune splits it) or train (with validation and test, if any)")
         if self.path is not None and (self.validation or self.test):
             raise ValueError("validation and test go with train, not with path: path is split by llmtune")
+
+    @field_validator("split", mode="before")
+    @classmethod
+    def _read_percentages(cls, split: object) -> object:
+        if not isinstance(split, str):
+            return split
+        percentages = [int(part) for part in split.split("/") if part.strip().isdecimal()]
+        if len(percentages) != 3 or split.count("/") != 2 or sum(percentages) != 100:
+            raise ValueError(f"split by name is three percentages that sum to 100, as 80/10/10, not {split!r}")
+        return tuple(percentage / 100 for percentage in percentages)
 
     @field_validator("split")
     @classmethod

@@ -45,7 +45,7 @@ def build_dataset_status(
     lossy: list[str] = []
     changes: dict[str, list[Finding]] = {}
     left_out = LeftOut()
-    writer = get_writer(limits.format, method=target.method, model=target.model)
+    writer = get_writer(limits.format_of(dataset.kind), method=target.method, model=target.model)
     row_format = all_formats().get(dataset.format)
     turns_key = "messages" if row_format is None else row_format.turns_key
     rules, rendering = vendors().get(target.kind), None

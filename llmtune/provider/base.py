@@ -318,7 +318,7 @@ class BaseProvider(ABC):
 
         limits = self.capabilities(receipt.target).limits
         return encode_dataset(
-            data, limits.format, into, validation=limits.validation != "unused", target=receipt.target
+            data, limits.format_of(data.kind), into, validation=limits.validation != "unused", target=receipt.target
         )
 
     # --- what a provider that overrides nothing does not do --------------------------------------------------------

@@ -49,9 +49,12 @@ def encode_dataset(
     if validation and dataset.validation:
         parts.append(("validation", dataset.validation))
     lost = [
-        finding.at(dataset.source, row.line) for _, rows in parts for row in rows for finding in writer.problems(row)
+        finding.at(dataset.source, row.line)
+        for _, rows in parts
+        for row in rows
+        for finding in writer.problems(row)
+        if finding.is_error
     ]
-    lost = [finding for finding in lost if finding.is_error]
     impossible = [finding for finding in lost if is_fatal(finding, allow_lossy=True)]
     if impossible:
         raise invalid_data(impossible)  # nothing would be left of such a row: no permission to lose things covers that

@@ -21,6 +21,9 @@ class Limits:
     format: str = "chat"
     """Row format it is sent in, as registered under `llmtune.formats`."""
 
+    text_format: str | None = None
+    """Row format that plain text is sent in, where it is another one; None where `format` holds it, or nothing does."""
+
     min_rows: int | None = None
     max_rows: int | None = None
     max_validation_rows: int | None = None
@@ -32,6 +35,10 @@ class Limits:
 
     source: str = ""
     note: str = ""
+
+    def format_of(self, kind: str) -> str:
+        """Return the row format that rows of a kind (chat, preference or text) are sent in."""
+        return self.text_format if kind == "text" and self.text_format is not None else self.format
 
 
 @dataclass(frozen=True, kw_only=True)

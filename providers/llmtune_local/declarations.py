@@ -7,7 +7,8 @@ reads.
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import replace
+import re
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmtune.provider import (
@@ -47,6 +48,24 @@ SCHEDULES = (
 )
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "rmsprop", "adagrad")
 
+#: An optimizer named by its class; whether torch has it is checked before a run starts.
+_BY_CLASS = re.compile(r"torch\.optim\.[A-Za-z]\w*")
+
+
+@dataclass(frozen=True)
+class OptimizerName(ValueType):
+    """A name of transformers', or a class of torch's by its dotted name."""
+
+    def error(self, value: Any) -> str | None:
+        if isinstance(value, str) and _BY_CLASS.fullmatch(value):
+            return None
+        problem = Choice(*OPTIMIZERS).error(value)
+        return None if problem is None else problem.replace(", not ", ", or a class such as torch.optim.NAdam, not ", 1)
+
+    def describe(self) -> str:
+        return f"{Choice(*OPTIMIZERS).describe()}, or a class such as torch.optim.NAdam"
+
+
 _H = "hyperparameters."
 _OURS = "llmtune's local trainer"
 
@@ -66,7 +85,7 @@ _SAME_NAME: dict[str, dict[str, Any]] = {
     "lr_num_cycles": _sent(Float(gt=0), None, "unset: 0.5, restarts 1"),
     "warmup_ratio": _sent(Float(ge=0, le=1), None),
     "warmup_steps": _sent(Int(0), None),
-    "optimizer": _sent(Choice(*OPTIMIZERS), "adamw_torch"),
+    "optimizer": _sent(OptimizerName(), "adamw_torch"),
     "adam_beta1": _sent(Float(ge=0, lt=1), 0.9, source="arXiv:1412.6980"),
     "adam_beta2": _sent(Float(ge=0, lt=1), 0.999, source="arXiv:1412.6980"),
     "adam_epsilon": _sent(Float(gt=0), 1e-8, source="arXiv:1412.6980"),
@@ -186,7 +205,9 @@ def capabilities(target: Target) -> Capabilities:
     return Capabilities(
         parameters=_declare_parameters(method, settings, stops_early=method != "dpo"),
         family=_FAMILIES.get(method, "transformers causal language models"),
-        limits=Limits(format=row_format(method), min_rows=1, source=_OURS),
+        limits=Limits(
+            format=row_format(method), text_format="text" if method == "sft" else None, min_rows=1, source=_OURS
+        ),
         abilities=ABILITIES,
         methods=METHODS,
         adapters=_adapters(method),

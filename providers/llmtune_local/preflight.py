@@ -83,11 +83,13 @@ def check_request(body: dict[str, Any]) -> None:
     from llmtune_local.models.peft_adapter import planned_targets
     from llmtune_local.models.quantization import check_adapter
     from llmtune_local.training.distributed import check_worker_group
+    from llmtune_local.training.optimizer import check_optimizer
 
     load_config(body["model"], body.get("revision"), body["method"])
     device = resolve_device(body["options"].get("device", "auto"))
-    check_adapter(body["adapter"], device, body["model"])
     run = RunRequest.model_validate(body)
+    check_adapter(body["adapter"], device, body["model"], quantization=run.options.quantization)
+    check_optimizer(run.hyperparameters, run.options.optimizer_arguments)
     check_worker_group(run.options, device)
     if run.method != "classification":
         recipe = run.hyperparameters

@@ -86,6 +86,7 @@ def file_rules(facts: FileFacts) -> Iterable[Finding]:
 LOCAL_ROWS = VendorRows(
     provider="local",
     defaults={"sft": "chat", "dpo": "preference", "classification": "labelled"},
+    text_format="text",
     file_rules=file_rules,
     rendering=open_rendering,
     reasoning_remedy="give each answer its reasoning under reasoning_content, or leave the template's empty thought"

@@ -26,7 +26,7 @@ def split(
     file: FileArgument,
     into: Annotated[Path, typer.Option("--into", "-o", help="Folder to write the parts to.")],
     shares: Annotated[
-        str, typer.Option("--split", help="Three fractions that sum to 1, or three row counts.")
+        str, typer.Option("--split", help="Three fractions that sum to 1, three row counts, or 80/10/10.")
     ] = "0.8,0.1,0.1",
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     stratify: Annotated[
@@ -93,6 +93,8 @@ def _parse_shares(text: str) -> tuple[float, float, float]:
     from llmtune.errors import InvalidJob
     from llmtune.job.spec import DatasetSpec
 
+    if "/" in text:
+        return DatasetSpec.model_validate({"path": "-", "split": text}).split
     try:
         parts = [float(part) for part in text.split(",")]
     except ValueError:

@@ -33,6 +33,8 @@ _COMMON_SHARE = 0.1
 _COMMON_LEAST = 5
 #: Bytes that are sketched at once; a batch takes about 40 times as much memory.
 BATCH_BYTES = 1 << 18
+#: Pairs that are compared at once.
+_PAIRS = 1 << 16
 
 
 def _hash_runs(texts: Sequence[bytes]) -> tuple[Any, Any]:
@@ -128,15 +130,21 @@ def band_keys(sketches: Ints) -> Longs:
     """Return the keys of the bands, shape (sketches, 11); sketches with an equal key in one band are candidates."""
     import numpy as np
 
-    width = SIZE // BANDS
     keys = np.empty((len(sketches), BANDS), dtype=np.uint64)
     for band in range(BANDS):
-        key = np.full(len(sketches), band + 1, dtype=np.uint64)
-        for column in range(band * width, (band + 1) * width):
-            key = key * np.uint64(0x9E3779B97F4A7C15) + sketches[:, column]
-            key ^= key >> np.uint64(29)
-        keys[:, band] = key
+        keys[:, band] = _band_key(sketches, band)
     return keys
+
+
+def _band_key(sketches: Ints, band: int) -> Longs:
+    import numpy as np
+
+    width = SIZE // BANDS
+    key = np.full(len(sketches), band + 1, dtype=np.uint64)
+    for column in range(band * width, (band + 1) * width):
+        key = key * np.uint64(0x9E3779B97F4A7C15) + sketches[:, column]
+        key ^= key >> np.uint64(29)
+    return key
 
 
 def count_agreement(first: Ints, second: Ints) -> Any:
@@ -183,29 +191,26 @@ class NearIndex:
         return [(int(a), int(b), int(n)) for (a, b), n in zip(pairs, agree, strict=True) if n >= alike]
 
 
-def similar_pairs(
-    sketches: Ints, has: Any, order: Any, *, alike: int = MIN_AGREEMENT, reach: int = 3
-) -> list[tuple[int, int, int]]:
-    """Return (row, row, numbers that agree) for enough similar pairs of one set to join what belongs together.
+def similar_pairs(sketches: Ints, has: Any, order: Any, *, alike: int = MIN_AGREEMENT, reach: int = 3) -> Any:
+    """Return enough similar pairs of one set to join what belongs together: an array of (row, row, numbers that agree).
 
     A row is compared with the next `reach` rows of equal key, in the given order, so that large groups cost no more
     than small ones.
     """
     import numpy as np
 
-    keys = band_keys(sketches)
     rows = np.asarray(order, dtype=np.int64)
     rows = rows[np.asarray(has)[rows]]
-    candidates: list[Any] = []
+    similar = [np.empty((0, 3), dtype=np.int64)]
     for band in range(BANDS):
-        column = keys[rows, band]
+        column = _band_key(sketches, band)[rows]
         by_key = np.argsort(column, kind="stable")
         column, members = column[by_key], rows[by_key]
         for step in range(1, reach + 1):
             same = np.flatnonzero(column[step:] == column[:-step])
-            candidates.append(np.stack([members[same], members[same + step]], axis=1))
-    pairs = np.unique(np.concatenate(candidates), axis=0)
-    if not len(pairs):
-        return []
-    agree = count_agreement(sketches[pairs[:, 0]], sketches[pairs[:, 1]])
-    return [(int(a), int(b), int(n)) for (a, b), n in zip(pairs, agree, strict=True) if n >= alike]
+            for start in range(0, len(same), _PAIRS):
+                part = same[start : start + _PAIRS]
+                first, second = members[part], members[part + step]
+                agree = count_agreement(sketches[first], sketches[second])
+                similar.append(np.stack([first, second, agree], axis=1)[agree >= alike])
+    return np.unique(np.concatenate(similar), axis=0)

@@ -177,6 +177,9 @@ class VendorRows:
     file_rules: Callable[[FileFacts], Iterable[Finding]] = _no_file_rules
     token_limit: Callable[[str, str | None], TokenLimit | None] = _no_limit
     choose: Callable[[str, str | None], str] | None = None
+    text_format: str | None = None
+    """Row format of plain text in method sft, where it is not that of `defaults`."""
+
     rendering: Callable[[str, Mapping[str, Any], bool], Rendering | None] | None = None
     trains_reasoning: Callable[[str | None], bool] = _never_reasons
     reasoning_remedy: str = "give each answer its reasoning under reasoning_content"

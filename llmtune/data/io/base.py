@@ -15,10 +15,10 @@ from llmtune.data.findings import Finding, error, warning
 from llmtune.data.io.charset import BOM, COMMENTS, check_encoding, comment_finding
 from llmtune.errors import MissingExtra
 
-Container = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow", "folder", "hub"]
+Container = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow", "txt", "folder", "hub"]
 
 #: The containers that a caller may name; a folder and the hub are recognised by the path.
-CONTAINERS: tuple[str, ...] = ("jsonl", "json", "csv", "tsv", "parquet", "arrow")
+CONTAINERS: tuple[str, ...] = ("jsonl", "json", "csv", "tsv", "parquet", "arrow", "txt")
 
 #: Bytes that are read at a time.
 BLOCK = 1 << 20
@@ -143,6 +143,8 @@ def _detect_container(path: Path, head: bytes) -> Container | Finding:
     if by_suffix == "csv" or by_suffix == "tsv":
         return by_suffix
     text = head.removeprefix(BOM).lstrip()
+    if suffixes and suffixes[-1] == ".txt" and not text.startswith((b"{", b"[{")):
+        return "txt"
     if text.startswith(b"["):
         return "json"
     if text.startswith(b"{"):
@@ -154,7 +156,7 @@ def _detect_container(path: Path, head: bytes) -> Container | Finding:
         return "jsonl"  # reading it reports what is wrong, with the line
     return error(
         "container",
-        f"the file is neither JSON lines, JSON, CSV, TSV, Parquet nor Arrow: it begins {head[:40]!r}",
+        f"the file is neither JSON lines, JSON, CSV, TSV, Parquet, Arrow nor text (.txt): it begins {head[:40]!r}",
         "name it .csv, .tsv or .jsonl after its content, or name the format with --format",
     )
 

@@ -35,7 +35,7 @@ def find_splits(path: Path) -> dict[str, list[Path]]:
 
 def _list_data_files(folder: Path) -> list[Path]:
     skipped = ("dataset_info.json", "state.json", "dataset_dict.json")
-    kinds = (".arrow", ".parquet", ".jsonl", ".json", ".csv", ".tsv", ".gz", ".zst")
+    kinds = (".arrow", ".parquet", ".jsonl", ".json", ".csv", ".tsv", ".txt", ".gz", ".zst")
     return sorted(
         file
         for file in folder.iterdir()

@@ -13,6 +13,7 @@ from llmtune.data.findings import Finding, error
 from llmtune.data.io.base import BROKEN, Raw, Sniffed, open_bytes
 from llmtune.data.io.charset import check_encoding
 from llmtune.data.io.json_lines import read_json, read_json_lines
+from llmtune.data.io.plain_text import read_paragraphs
 
 
 def read_raw(path: Path, sniffed: Sniffed, names: Collection[str] = ()) -> Iterator[Raw | Finding]:
@@ -33,6 +34,9 @@ def read_raw(path: Path, sniffed: Sniffed, names: Collection[str] = ()) -> Itera
         return
     try:
         with open_bytes(path, sniffed.compression) as stream:
-            yield from read_json(stream) if sniffed.container == "json" else read_json_lines(stream)
+            if sniffed.container == "txt":
+                yield from read_paragraphs(stream)
+            else:
+                yield from read_json(stream) if sniffed.container == "json" else read_json_lines(stream)
     except BROKEN as broken:
         yield error("unreadable", f"the file breaks off: {broken}", "it is damaged or incomplete: fetch it again")

@@ -10,7 +10,7 @@ from shlex import quote
 from typing import Any
 
 from llmtune.data.example import Example
-from llmtune.data.findings import Finding, error, invalid_data, warning
+from llmtune.data.findings import Finding, FindingLog, error, invalid_data, warning
 from llmtune.data.formats.base import RowFormat
 from llmtune.data.formats.chat import find_hidden_key, json_type, lower_keys, read_truth
 from llmtune.data.formats.instruct import Labelled
@@ -249,6 +249,27 @@ def load(
     if any(finding.is_error for finding in findings):
         raise invalid_data(findings)
     return examples
+
+
+class FileRows:
+    """The rows of a file as examples, read from the disk each time they are iterated over.
+
+    Iterating raises `InvalidData` at the end, with every finding, when any row has an error; from the first such row on
+    no more rows are yielded.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+
+    def __iter__(self) -> Iterator[Example]:
+        log = FindingLog()
+        for row in read(self.path):
+            if isinstance(row, Finding):
+                log.add(row)
+            elif not log.errors:
+                yield row
+        if log.errors:
+            raise invalid_data(log.in_order())
 
 
 def read_rows(

@@ -10,10 +10,12 @@ have `lines` (in the file of the rows), `pieces` (see `RenderedRow`) and `sides`
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -92,7 +94,7 @@ def fingerprint(tokenizer: Any) -> str:
 
 
 def prepare(
-    examples: Sequence[Example],
+    examples: Iterable[Example],
     tokenizer: Any,
     into: str | os.PathLike[str],
     options: PrepareOptions | None = None,
@@ -103,7 +105,8 @@ def prepare(
     """Tokenise rows into a folder below `into`, or return the folder where it exists already.
 
     Args:
-        examples: the rows; preference rows give two sequences each.
+        examples: the rows, which are iterated over twice (a list, or `FileRows`, and no iterator); preference rows give
+            two sequences each. Memory does not grow with their number.
         tokenizer: a transformers fast tokenizer with a chat template.
         into: the folder that holds the prepared folders; it is created.
         file: the path of the rows, for errors.
@@ -111,6 +114,7 @@ def prepare(
     Raises `InvalidData` with file and line for a row that cannot be rendered or is too long; then nothing is written.
     """
     options = options or PrepareOptions()
+    rows, pairs = _hash_rows(examples)
     settings = {
         "format": FORMAT,
         "tokenizer": fingerprint(tokenizer),
@@ -119,7 +123,7 @@ def prepare(
         "prompt_loss_weight": options.prompt_loss_weight,
         "template_options": dict(options.template_options or {}),
         "container": container,
-        "rows": _hash_rows(examples),
+        "rows": rows,
     }
     if options.mask_empty_thinking:  # only where it is set: folders of earlier versions have no such key
         settings["mask_empty_thinking"] = True
@@ -137,7 +141,7 @@ def prepare(
             template_options=options.template_options,
             mask_empty_thinking=options.mask_empty_thinking,
         )
-        for row, side in _render(examples, renderer, options, writer):
+        for row, side in _render(examples, renderer, options, writer, pairs=pairs):
             writer.add(row, side)
         writer.finish(settings)
         try:
@@ -150,11 +154,14 @@ def prepare(
     return _open(folder, created=True)
 
 
-def _hash_rows(examples: Iterable[Example]) -> str:
+def _hash_rows(examples: Iterable[Example]) -> tuple[str, bool]:
+    """Return a hash of the rows, and whether there is a preference row among them."""
     digest = hashlib.sha256()
+    pairs = False
     for example in examples:
+        pairs = pairs or example.preference is not None
         digest.update(orjson.dumps(example._replace(group=None), default=_as_json, option=orjson.OPT_NON_STR_KEYS))
-    return digest.hexdigest()
+    return digest.hexdigest(), pairs
 
 
 def _as_json(value: Any) -> Any:
@@ -164,7 +171,7 @@ def _as_json(value: Any) -> Any:
 
 
 def _render(
-    examples: Iterable[Example], renderer: Renderer, options: PrepareOptions, writer: _ShardWriter
+    examples: Iterable[Example], renderer: Renderer, options: PrepareOptions, writer: _ShardWriter, *, pairs: bool
 ) -> Iterator[tuple[RenderedRow, int]]:
     """Yield sequences within the limit, each with the index of its side; the writer counts those dropped or cut.
 
@@ -179,7 +186,7 @@ def _render(
         writer.truncated += cut is not None and cut is not row
         return cut
 
-    if all(example.preference is None for example in examples):
+    if not pairs:
         for pieces in renderer.render_all(examples):
             for row in pieces:
                 cut = fit(row)
@@ -201,28 +208,33 @@ class _ShardWriter:
         self._folder = folder
         self._container = container
         self._weight = prompt_loss_weight
-        self._buffer: list[tuple[RenderedRow, int]] = []
-        self._buffered_tokens = 0
+        self._clear()
         self._shards: list[dict[str, Any]] = []
         self.rows = self.tokens = self.trained = self.dropped = self.truncated = 0
 
+    def _clear(self) -> None:
+        self._ids, self._completion = array("i"), bytearray()
+        self._lengths, self._lines, self._pieces, self._sides = array("q"), array("q"), array("i"), array("b")
+
     def add(self, row: RenderedRow, side: int) -> None:
-        self._buffer.append((row, side))
-        self._buffered_tokens += len(row.ids)
+        self._ids.extend(row.ids)
+        self._completion.extend(row.completion_mask)
+        self._lengths.append(len(row.ids))
+        self._lines.append(row.line or 0)
+        self._pieces.append(row.piece)
+        self._sides.append(side)
         self.rows += 1
         self.tokens += len(row.ids)
         self.trained += row.trained_tokens
-        if self._buffered_tokens >= SHARD_TOKENS:
+        if len(self._ids) >= SHARD_TOKENS:
             self._flush()
 
     def _make_arrays(self) -> dict[str, Any]:
         import numpy as np
 
-        lengths = [len(row.ids) for row, _ in self._buffer]
-        ids = np.fromiter((token for row, _ in self._buffer for token in row.ids), np.int32, self._buffered_tokens)
-        mask = np.fromiter(
-            (flag for row, _ in self._buffer for flag in row.completion_mask), np.bool_, self._buffered_tokens
-        )
+        lengths = np.frombuffer(self._lengths, np.int64)
+        ids = np.frombuffer(self._ids, np.int32)
+        mask = np.frombuffer(self._completion, np.bool_)
         offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
         weights = np.where(mask, np.float32(1), np.float32(self._weight)).astype(np.float32)
         weights[offsets[:-1]] = 0  # nothing predicts the first token of a sequence
@@ -230,15 +242,15 @@ class _ShardWriter:
             "ids": ids,
             "labels": np.where(mask, ids, np.int32(IGNORED)).astype(np.int32),
             "weights": weights,
-            "positions": (np.arange(self._buffered_tokens) - np.repeat(offsets[:-1], lengths)).astype(np.int32),
+            "positions": (np.arange(len(ids)) - np.repeat(offsets[:-1], lengths)).astype(np.int32),
             "offsets": offsets,
-            "lines": np.array([row.line or 0 for row, _ in self._buffer], dtype=np.int64),
-            "pieces": np.array([row.piece for row, _ in self._buffer], dtype=np.int32),
-            "sides": np.array([side for _, side in self._buffer], dtype=np.int8),
+            "lines": np.frombuffer(self._lines, np.int64),
+            "pieces": np.frombuffer(self._pieces, np.int32),
+            "sides": np.frombuffer(self._sides, np.int8),
         }
 
     def _flush(self) -> None:
-        if not self._buffer:
+        if not self._lengths:
             return
         name = f"rows-{len(self._shards):05d}.{self._container}"
         path = self._folder / name
@@ -247,8 +259,8 @@ class _ShardWriter:
             _write_arrow(path, arrays)
         else:
             _import_safetensors().save_file(arrays, str(path), metadata={"format": str(FORMAT)})
-        self._shards.append({"name": name, "rows": len(self._buffer), "sha256": _hash_file(path)})
-        self._buffer, self._buffered_tokens = [], 0
+        self._shards.append({"name": name, "rows": len(self._lengths), "sha256": _hash_file(path)})
+        self._clear()
 
     def finish(self, settings: dict[str, Any]) -> None:
         self._flush()
@@ -329,15 +341,8 @@ def load_prepared(folder: str | os.PathLike[str]) -> Iterator[PreparedRow]:
 
     Raises `InvalidData` for a shard that is missing or damaged, before any of its sequences is yielded.
     """
-    root = Path(folder)
-    _open(root, created=False)
-    for shard in orjson.loads((root / "manifest.json").read_bytes())["shards"]:
-        name = shard["name"]
-        if not (root / name).is_file() or _hash_file(root / name) != shard["sha256"]:
-            raise InvalidData(f"{root / name}: not what was prepared", hint=f"delete {root}; it is made again")
-        arrays = (
-            _read_arrow(root / name) if name.endswith(".arrow") else _import_safetensors().load_file(str(root / name))
-        )
+    for path in _check_shards(Path(folder)):
+        arrays = _read_arrow(path) if path.suffix == ".arrow" else _import_safetensors().load_file(str(path))
         offsets = arrays["offsets"].tolist()
         for row, (begin, end) in enumerate(pairwise(offsets)):
             yield PreparedRow(
@@ -349,6 +354,52 @@ def load_prepared(folder: str | os.PathLike[str]) -> Iterator[PreparedRow]:
                 piece=int(arrays["pieces"][row]),
                 side=int(arrays["sides"][row]),
             )
+
+
+def _check_shards(root: Path) -> Iterator[Path]:
+    """Yield the shards of a prepared folder. Raises `InvalidData` for one that is missing or damaged."""
+    _open(root, created=False)
+    for shard in orjson.loads((root / "manifest.json").read_bytes())["shards"]:
+        path = root / shard["name"]
+        if not path.is_file() or _hash_file(path) != shard["sha256"]:
+            raise InvalidData(f"{path}: not what was prepared", hint=f"delete {root}; it is made again")
+        yield path
+
+
+class MappedShard:
+    """The arrays of a shard in safetensors, which the system reads from the disk where they are looked at.
+
+    `offsets`, `lines`, `pieces` and `sides` have one value per sequence (`offsets` one more), `ids` and `labels` one
+    per token. The arrays cannot be written.
+    """
+
+    _TYPES = {"I32": "int32", "I64": "int64", "I8": "int8"}
+
+    def __init__(self, path: Path) -> None:
+        import numpy as np
+
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        size = int.from_bytes(self._map[:8], "little")
+        header = orjson.loads(self._map[8 : 8 + size])
+
+        def view(name: str) -> NDArray[Any]:
+            begin, end = header[name]["data_offsets"]
+            kind = np.dtype(self._TYPES[header[name]["dtype"]])
+            return np.frombuffer(self._map, kind, (end - begin) // kind.itemsize, 8 + size + begin)
+
+        self.ids, self.labels, self.offsets = view("ids"), view("labels"), view("offsets")
+        self.lines, self.pieces, self.sides = view("lines"), view("pieces"), view("sides")
+
+    def release(self) -> None:
+        """Return the memory of what was looked at, where the system can: it is read again from its file cache."""
+        if hasattr(self._map, "madvise"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def map_prepared(folder: str | os.PathLike[str]) -> list[MappedShard]:
+    """Return the shards of a folder that was prepared in safetensors. Raises `InvalidData` for a damaged one."""
+    return [MappedShard(path) for path in _check_shards(Path(folder))]
 
 
 def _read_arrow(path: Path) -> dict[str, Any]:

@@ -220,9 +220,10 @@ def count_parts(parts: Mapping[str, Sequence[Example]], counter: Counter) -> dic
     """Return the tokens by part, of the answers of each part ("train_answers"), of the longest row and turn."""
     totals = {"longest": 0, "longest_turn": 0}
     for part, rows in parts.items():
-        sizes = [counter.row(row) for row in rows]
-        totals[part] = sum(size.total for size in sizes)
-        totals[f"{part}_answers"] = sum(size.assistant for size in sizes)
-        totals["longest"] = max([totals["longest"], *(size.total for size in sizes)])
-        totals["longest_turn"] = max([totals["longest_turn"], *(size.longest_turn for size in sizes)])
+        totals |= {part: 0, f"{part}_answers": 0}
+        for size in map(counter.row, rows):  # one after another: the rows may be more than memory holds
+            totals[part] += size.total
+            totals[f"{part}_answers"] += size.assistant
+            totals["longest"] = max(totals["longest"], size.total)
+            totals["longest_turn"] = max(totals["longest_turn"], size.longest_turn)
     return totals

@@ -219,9 +219,10 @@ class Renderer:
         chats = [conversation for conversation in batch if conversation.turns]
         rendered = iter(self._encode_all([chat.text for chat in chats]))
         prompts = iter(self._encode_prompts([turn.prompt for chat in chats for turn in chat.turns]))
+        texts = iter(self._encode_texts([text.text for text in batch if not text.turns]))
         for conversation in batch:
             if not conversation.turns:
-                yield (self._tokenise_text(conversation),)
+                yield (self._make_text_row(conversation, next(texts)),)
                 continue
             ids, offsets = next(rendered)
             prompt_ids = [next(prompts) for _ in conversation.turns]
@@ -289,12 +290,26 @@ class Renderer:
         empty = EMPTY_THINKING.match(answer) if self.mask_empty_thinking else None
         return empty.end() if empty is not None else 0
 
-    def _tokenise_text(self, conversation: Conversation) -> RenderedRow:
-        example, text = conversation.example, conversation.text
+    def _encode_texts(self, texts: list[str]) -> list[list[int]]:
+        """Tokenise plain texts with the tokenizer's own beginning; one that was rendered before has it already."""
         bos = self.tokenizer.bos_token
-        begun = bool(bos) and text.lstrip().startswith(bos)  # a text that was rendered before has its beginning
-        encoded = self.tokenizer(text, add_special_tokens=not begun, return_attention_mask=False, verbose=False)
-        ids = tuple(encoded["input_ids"])
+        begun = [bool(bos) and text.lstrip().startswith(bos) for text in texts]
+        encoded: list[list[int]] = [[] for _ in texts]
+        for has_beginning in set(begun):
+            numbers = [number for number, flag in enumerate(begun) if flag == has_beginning]
+            ids = self.tokenizer(
+                [texts[number] for number in numbers],
+                add_special_tokens=not has_beginning,
+                return_attention_mask=False,
+                verbose=False,
+            )["input_ids"]
+            for number, row in zip(numbers, ids, strict=True):
+                encoded[number] = row
+        return encoded
+
+    def _make_text_row(self, conversation: Conversation, encoded: list[int]) -> RenderedRow:
+        example, text = conversation.example, conversation.text
+        ids = tuple(encoded)
         if len(ids) < 2:
             self.template.refuse(example, "empty_text", "nothing to learn: the text is one token", "remove the row")
         mask = (False,) + (True,) * (len(ids) - 1)

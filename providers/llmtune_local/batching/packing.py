@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
+from array import array
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -93,11 +94,27 @@ class Step:
 
 
 @functools.lru_cache(maxsize=2)
-def epoch_order(rows: int, seed: int, epoch: int) -> tuple[int, ...]:
-    """Return the permutation of an epoch (counted from 0)."""
-    indices = list(range(rows))
+def epoch_order(rows: int, seed: int, epoch: int) -> array[int]:
+    """Return the permutation of an epoch (counted from 0): four bytes a row."""
+    indices = array("I", range(rows))
     random.Random(f"{seed}/{epoch}").shuffle(indices)
-    return tuple(indices)
+    return indices
+
+
+class BatchesInParts:
+    """Micro-batches of many rows that are made part by part, each time they are iterated over, and not held."""
+
+    def __init__(
+        self, rows: Sequence[tuple[TokenRow, ...]], make: Callable[[Sequence[TokenRow]], list[MicroBatch]], size: int
+    ) -> None:
+        self._rows, self._make, self._size = rows, make, size
+
+    def __bool__(self) -> bool:
+        return bool(self._rows)
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        for start in range(0, len(self._rows), self._size):
+            yield from self._make([piece for row in self._rows[start : start + self._size] for piece in row])
 
 
 def steps_per_epoch(rows: int, batch_size: int) -> int:
@@ -108,7 +125,7 @@ def steps_per_epoch(rows: int, batch_size: int) -> int:
 def rows_of_step(rows: int, batch_size: int, seed: int, step: int) -> tuple[int, ...]:
     """Return the rows of a step (counted from 0) of a run."""
     epoch, within = divmod(step, steps_per_epoch(rows, batch_size))
-    return epoch_order(rows, seed, epoch)[within * batch_size : (within + 1) * batch_size]
+    return tuple(epoch_order(rows, seed, epoch)[within * batch_size : (within + 1) * batch_size])
 
 
 def make_step(

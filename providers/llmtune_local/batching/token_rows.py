@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, Unpack, cast, overload
 
 import numpy as np
 
+from llmtune.data.rendering.prepared import IGNORED
 from llmtune.data.rendering.tokenize import Renderer
 from llmtune.errors import InvalidData
 from llmtune_local.run_state.cache import cached, stamp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
 
     from llmtune.data.example import Example
-    from llmtune.data.rendering.prepared import Prepared, PreparedRow
+    from llmtune.data.rendering.prepared import MappedShard
     from llmtune.data.rendering.tokenize import OnTooLong, RenderedRow
 
 
@@ -32,11 +37,64 @@ class TokenRow:
         return cls(np.array(row.ids, dtype=np.int32), np.array(row.completion_mask, dtype=np.bool_))
 
 
+class MappedRows(Sequence[tuple[TokenRow, ...]]):
+    """Rows in prepared shards, read from the disk where they are looked at. 24 bytes a row stay in memory."""
+
+    def __init__(self, shards: Sequence[MappedShard]) -> None:
+        self._shards = shards
+        self._shard_ends = np.cumsum([len(shard.lines) for shard in shards], dtype=np.int64)
+        lines = np.concatenate([shard.lines for shard in shards])
+        pieces = np.concatenate([shard.pieces for shard in shards])
+        # a row begins with its first piece, or with the first that was not too long
+        begins = np.concatenate(([True], (pieces[1:] == 0) | (lines[1:] != lines[:-1])))
+        self._starts = np.flatnonzero(begins)
+        self._stops = np.append(self._starts[1:], len(lines))
+        lengths = np.concatenate([np.diff(shard.offsets).astype(np.int32) for shard in shards])
+        self.tokens = np.add.reduceat(lengths, self._starts)
+        """Tokens of each row."""
+        self.longest = np.maximum.reduceat(lengths, self._starts)
+        """Tokens of the longest sequence of each row."""
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[TokenRow, ...]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[TokenRow, ...]]: ...
+    def __getitem__(self, index: int | slice) -> tuple[TokenRow, ...] | list[tuple[TokenRow, ...]]:
+        if isinstance(index, slice):
+            return [self[row] for row in range(len(self))[index]]
+        row = range(len(self))[index]  # also from the end; raises IndexError
+        return tuple(self._read(number) for number in range(self._starts[row], self._stops[row]))
+
+    def select(self, indices: Sequence[int]) -> MappedRows:
+        """Return some of the rows, which stay on the disk."""
+        selected = copy.copy(self)
+        chosen = np.asarray(indices, dtype=np.int64)
+        selected._starts, selected._stops = self._starts[chosen], self._stops[chosen]
+        selected.tokens, selected.longest = self.tokens[chosen], self.longest[chosen]
+        return selected
+
+    def _read(self, number: int) -> TokenRow:
+        """Return a sequence, counted over all shards."""
+        place = int(np.searchsorted(self._shard_ends, number, side="right"))
+        shard = self._shards[place]
+        within = number - (int(self._shard_ends[place - 1]) if place else 0)
+        part = slice(int(shard.offsets[within]), int(shard.offsets[within + 1]))
+        return TokenRow(shard.ids[part].copy(), shard.labels[part] != IGNORED)
+
+    def release(self) -> None:
+        """Return the memory of the rows that were looked at."""
+        for shard in self._shards:
+            shard.release()
+
+
 @dataclass(slots=True)
 class TokenRows:
     """The rows of one file. A row is one sequence, or several where its template needs pieces."""
 
-    rows: list[tuple[TokenRow, ...]] = field(default_factory=list)
+    rows: Sequence[tuple[TokenRow, ...]] = field(default_factory=list)
     dropped: int = 0
     truncated: int = 0
 
@@ -46,10 +104,30 @@ class TokenRows:
     @property
     def tokens(self) -> int:
         """Count the tokens of all rows."""
-        return sum(len(piece.ids) for row in self.rows for piece in row)
+        return int(np.sum(self.row_tokens(), dtype=np.int64))
+
+    @property
+    def longest(self) -> int:
+        """Return the tokens of the longest sequence; 0 where there is none."""
+        if isinstance(self.rows, MappedRows):
+            return int(self.rows.longest.max())
+        return max((len(piece.ids) for row in self.rows for piece in row), default=0)
+
+    def row_tokens(self) -> Sequence[int] | NDArray[np.integer[Any]]:
+        """Count the tokens of each row."""
+        if isinstance(self.rows, MappedRows):
+            return self.rows.tokens
+        return [sum(len(piece.ids) for piece in row) for row in self.rows]
+
+    def release(self) -> None:
+        """Return the memory of rows that can be read again."""
+        if isinstance(self.rows, MappedRows):
+            self.rows.release()
 
     def select(self, indices: Sequence[int]) -> TokenRows:
         """Return some of the rows, with the counts of the whole file."""
+        if isinstance(self.rows, MappedRows):
+            return TokenRows(self.rows.select(indices), self.dropped, self.truncated)
         return TokenRows([self.rows[index] for index in indices], self.dropped, self.truncated)
 
 
@@ -67,7 +145,8 @@ def tokenise(
     renderer = Renderer(
         tokenizer, file=file, template_options=template_options, mask_empty_thinking=mask_empty_thinking
     )
-    token_rows = TokenRows()
+    rows: list[tuple[TokenRow, ...]] = []
+    token_rows = TokenRows(rows)
     for pieces in renderer.render_all(examples):
         sequences = []
         for row in pieces:
@@ -78,7 +157,7 @@ def tokenise(
             token_rows.truncated += fitted is not row
             sequences.append(TokenRow.of(fitted))
         if sequences:
-            token_rows.rows.append(tuple(sequences))
+            rows.append(tuple(sequences))
     return token_rows
 
 
@@ -102,16 +181,17 @@ def read_rows(tokenizer: Any, path: str, **settings: Unpack[RowSettings]) -> Tok
 
 
 def _read(tokenizer: Any, path: str, settings: RowSettings) -> TokenRows:
-    from llmtune.data.io.reading import load
-    from llmtune.data.rendering.prepared import PrepareOptions, load_prepared, prepare, prepared_home
+    from llmtune.data.io.reading import FileRows
+    from llmtune.data.rendering.prepared import PrepareOptions, map_prepared, prepare, prepared_home
 
-    examples = load(path)
+    examples = FileRows(path)
     try:
         on_disk = prepare(examples, tokenizer, prepared_home(), PrepareOptions(**settings), file=path)
     except OSError:
         return tokenise(tokenizer, examples, file=path, **settings)
     try:
-        return _gather_rows(load_prepared(on_disk.path), on_disk)
+        shards = map_prepared(on_disk.path)
+        return TokenRows(MappedRows(shards) if shards else [], on_disk.dropped, on_disk.truncated)
     except InvalidData:  # damaged since it was made
         shutil.rmtree(on_disk.path, ignore_errors=True)
         return tokenise(tokenizer, examples, file=path, **settings)
@@ -139,7 +219,8 @@ def read_pairs(tokenizer: Any, path: str, **settings: Unpack[RowSettings]) -> To
         template_options=settings.get("template_options"),
         mask_empty_thinking=settings.get("mask_empty_thinking", False),
     )
-    token_rows = TokenRows()
+    rows: list[tuple[TokenRow, ...]] = []
+    token_rows = TokenRows(rows)
     for example in load(path):
         pair = renderer.render_pair(example)
         sides = (pair.preferred, pair.rejected)
@@ -148,20 +229,5 @@ def read_pairs(tokenizer: Any, path: str, **settings: Unpack[RowSettings]) -> To
             token_rows.dropped += 1
             continue
         token_rows.truncated += any(side is not fitted_side for side, fitted_side in zip(sides, fitted, strict=True))
-        token_rows.rows.append(tuple(TokenRow.of(side) for side in fitted if side is not None))
-    return token_rows
-
-
-def _gather_rows(rows: Iterable[PreparedRow], prepared: Prepared) -> TokenRows:
-    from llmtune.data.rendering.prepared import IGNORED
-
-    token_rows = TokenRows(dropped=prepared.dropped, truncated=prepared.truncated)
-    line: int | None = None
-    for row in rows:
-        piece = TokenRow(row.ids, row.labels != IGNORED)
-        if row.piece and row.line == line:
-            token_rows.rows[-1] += (piece,)
-        else:  # a row's first piece, or the first that was not too long
-            token_rows.rows.append((piece,))
-        line = row.line
+        rows.append(tuple(TokenRow.of(side) for side in fitted if side is not None))
     return token_rows

@@ -23,6 +23,7 @@ from llmtune_local.models.hub import (
     no_progress_bars,
     split_adapter,
 )
+from llmtune_local.models.quantization import make_config
 from llmtune_local.models.shape import published_dtypes
 from llmtune_local.run_state.cache import cached, stamp
 
@@ -126,29 +127,20 @@ def load_base(
     dtype: torch.dtype,
     device: str,
     recipe: TrainingConfig | None = None,
-    four_bit: bool = False,
+    quantization: str | None = None,
 ) -> Any:
     """Load the base model, frozen, in evaluation mode, with the recipe's dropouts set.
 
-    With `four_bit`, its linear layers are in 4 bits (NF4 with doubly quantised constants, arXiv:2305.14314) and compute
-    in `dtype`.
+    With a `quantization` (a value of the option of that name), its linear layers are held in 4 or 8 bits and compute in
+    `dtype`.
     """
     import torch
 
     config = load_config(model, revision)
     hidden = set_dropouts(config, recipe) if recipe is not None else None
     quantised: dict[str, Any] = {}
-    if four_bit:
-        from transformers import BitsAndBytesConfig
-
-        make: Any = BitsAndBytesConfig
-        settings = make(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
-        quantised = {"quantization_config": settings, "device_map": {"": device}}
+    if quantization is not None:
+        quantised = {"quantization_config": make_config(quantization, dtype), "device_map": {"": device}}
     if quantised or (recipe is not None and (recipe.dropout or recipe.attention_dropout)):
         network = _read_weights(model, revision, dtype, config, **quantised)
     else:
@@ -166,7 +158,7 @@ def load_base(
                 module.register_forward_hook(lambda _m, _i, output: output.to(dtype))
     if hidden is not None:
         _add_dropout(network, hidden)
-    return network.eval() if four_bit else network.to(device).eval()
+    return network.eval() if quantization is not None else network.to(device).eval()
 
 
 def read_base(model: str, revision: str | None, dtype: torch.dtype, config: Any) -> Any:
@@ -305,8 +297,7 @@ def check_rows(
     limit = context_length(load_config(model, revision), tokenizer, max_sequence_length)
     renderer = Renderer(tokenizer, file=source, template_options=template_options)
     for examples in rows.values():
-        pairs = [example for example in examples if example.preference is not None]
-        for pair in map(renderer.render_pair, pairs):
+        for pair in map(renderer.render_pair, (example for example in examples if example.preference is not None)):
             for side in (pair.preferred, pair.rejected):
                 if limit is not None:
                     renderer.fit(side, limit, on_too_long)  # type: ignore[arg-type]

@@ -35,6 +35,10 @@ CUDA_CONTEXT = 600 << 20
 _STATE = {"adamw_torch": 2, "adamw_torch_fused": 2, "adafactor": 0.02, "sgd": 0, "rmsprop": 1, "adagrad": 1}
 
 
+#: Bytes of a weight of the base, its constants and what stays in 16 bits included.
+_QUANTIZED = {"nf4-dq": 0.55, "fp4-dq": 0.55, "nf4": 0.6, "fp4": 0.6, "int8": 1.05}
+
+
 @dataclass(frozen=True)
 class Plan:
     """The parts of a request that decide its memory. `tokens` are those of the largest micro-batch."""
@@ -53,6 +57,9 @@ class Plan:
     longest: int = 0
     """Tokens of the longest row, below which no micro-batch can go."""
 
+    quantization: str | None = None
+    """How adapter qlora holds the base; None: nf4-dq."""
+
     processes: int = 1
     """Processes that share this device's memory: on CPU all processes of the run."""
 
@@ -62,7 +69,9 @@ def estimate(shape: Shape, plan: Plan) -> Footprint:
     full = plan.adapter == "full"
     width = 4 if plan.dtype == "float32" else 2
     # What is trained, and everything of an encoder, is float32.
-    weight = 0.55 if plan.adapter == "qlora" else 4 if full or shape.encoder or plan.dtype == "float32" else 2
+    weight = 4 if full or shape.encoder or plan.dtype == "float32" else 2.0
+    if plan.adapter == "qlora":
+        weight = _QUANTIZED[plan.quantization or "nf4-dq"]
     weights = round(shape.parameters * weight)
     trained = shape.parameters if full else _adapter_parameters(shape, plan)
     adapters = 0 if full else 4 * trained
@@ -200,6 +209,7 @@ def footprint(receipt: Any, rows: int, tokens: int, longest: int, budget: int | 
         micro_batches=-(-step // max(1, batch_tokens)),
         targets=receipt.effective("lora_target_modules", "all-linear"),
         longest=longest,
+        quantization=options.get("quantization"),
         processes=count_sharing_processes(options, device),
     )
     peak_estimate = estimate(shape, plan)
@@ -225,6 +235,7 @@ def check_memory(body: dict[str, Any], device: str) -> None:
         optimizer=recipe.get("optimizer") or "adamw_torch",
         dtype=precision.resolve_precision(dtype, device, shape),
         device=device,
+        quantization=body["options"].get("quantization"),
         processes=count_sharing_processes(body["options"], device),
     )
     minimum = sum(part.bytes for part in estimate(shape, plan).parts if part.name in _ALWAYS)

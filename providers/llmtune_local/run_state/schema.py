@@ -132,6 +132,18 @@ class WorkerOptions(_Record):
     """Leave the empty `<think></think>` unlearned that the template of a model with reasoning writes before an answer
     without any, so that tuning on such rows does not teach the model to stop thinking."""
 
+    max_time: float | None = Field(default=None, gt=0)
+    """Seconds of training, its validations included, after which no further step begins: the run then ends like any
+    other, with a validation, a checkpoint, the model and a report. The first step is always done."""
+
+    optimizer_arguments: dict[str, Any] = {}
+    """Arguments of an optimizer that is named by its class (`optimizer: torch.optim.SGD`), beside rate and weight decay
+    (`momentum: 0.9`)."""
+
+    quantization: Literal["nf4", "nf4-dq", "fp4", "fp4-dq", "int8"] | None = None
+    """Adapter qlora: how the base is held. nf4 and fp4 are 4 bits, with -dq their constants are quantised too
+    (arXiv:2305.14314); int8 is 8 bits with outliers in 16 (arXiv:2208.07339). None: nf4-dq."""
+
     rslora: bool = False
     """Scale adapters by alpha / sqrt(rank) instead of alpha / rank, so that high ranks learn (arXiv:2312.03732)."""
 

@@ -34,6 +34,9 @@ class Progress:
     trained_tokens: int = 0
     seconds: float = 0.0
     training_seconds: float = 0.0
+    fit_seconds: float = 0.0
+    """Of steps, validations and checkpoints together, by which `max_time` counts."""
+
     base_loss: float | None = None
     validation_loss: float | None = None
     validation_accuracy: float | None = None
@@ -45,6 +48,7 @@ class Progress:
     highest_accuracy: float | None = None
     without_improvement: int = 0
     stopped_early: bool = False
+    out_of_time: bool = False
 
 
 def save(

@@ -43,6 +43,18 @@ class Rows(list[tuple[LabelledRow, ...]]):
     def rows(self) -> Rows:
         return self
 
+    @property
+    def tokens(self) -> int:
+        """Count the tokens of all rows."""
+        return sum(self.row_tokens())
+
+    def row_tokens(self) -> list[int]:
+        """Count the tokens of each row."""
+        return [len(row.ids) for (row,) in self]
+
+    def release(self) -> None:
+        """Do nothing: the rows are in memory alone."""
+
     def select(self, indices: Sequence[int]) -> Rows:
         """Return some of the rows, with the counts of the whole file."""
         chosen = Rows(self[index] for index in indices)

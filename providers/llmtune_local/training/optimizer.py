@@ -1,4 +1,4 @@
-"""Optimizers by their transformers names, and the rate of each parameter."""
+"""Optimizers by their transformers names or by their class in torch.optim, and the rate of each parameter."""
 
 from __future__ import annotations
 
@@ -20,12 +20,25 @@ OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "rmsprop",
 _LAYER = re.compile(r"\.(?:layers|h|blocks|layer)\.(\d+)\.")
 
 
-def make_optimizer(named: Iterable[tuple[str, torch.nn.Parameter]], recipe: TrainingConfig) -> torch.optim.Optimizer:
+#: Before the name of a class that is an optimizer itself.
+CLASSES = "torch.optim."
+#: Classes that the training loop cannot call, and why.
+_NOT_CALLED = {
+    "LBFGS": "it computes the loss several times a step",
+    "SparseAdam": "it takes sparse gradients alone",
+    "Optimizer": "it is no optimizer itself",
+}
+
+
+def make_optimizer(
+    named: Iterable[tuple[str, torch.nn.Parameter]], recipe: TrainingConfig, arguments: Mapping[str, Any] | None = None
+) -> torch.optim.Optimizer:
     """Make the optimizer over the trained parameters, one group per rate and decay.
 
     Each group carries `scale`, its factor on the schedule's rate. Weight decay is decoupled in AdamW and Adafactor and
     an L2 term in sgd, rmsprop and adagrad; biases and norms are never decayed. adafactor runs without relative steps,
-    as in transformers' Trainer, so that the schedule holds; sgd has no momentum.
+    as in transformers' Trainer, so that the schedule holds; sgd has no momentum. An optimizer named by its class
+    (torch.optim.NAdam) is made with `arguments`, and with that class's own defaults for all but rate and decay.
     """
     import torch
 
@@ -34,6 +47,14 @@ def make_optimizer(named: Iterable[tuple[str, torch.nn.Parameter]], recipe: Trai
     for group in groups:
         group["lr"] = rate * group["scale"]
         group["weight_decay"] = decay if group.pop("decay") else 0.0
+    if recipe.optimizer.startswith(CLASSES):
+        return _make_by_class(recipe, arguments or {}, groups)
+    if arguments:
+        raise InvalidJob(
+            f"optimizer_arguments go with an optimizer that is named by its class, and it is {recipe.optimizer}",
+            where="provider_options.local.optimizer_arguments",
+            hint="name the class (optimizer: torch.optim.SGD), or leave them out",
+        )
     adam: dict[str, Any] = {"betas": (recipe.adam_beta1, recipe.adam_beta2), "eps": recipe.adam_epsilon}
     if recipe.optimizer == "adamw_torch_fused" or all(
         parameter.is_cuda for group in groups for parameter in group["params"]
@@ -57,6 +78,64 @@ def make_optimizer(named: Iterable[tuple[str, torch.nn.Parameter]], recipe: Trai
     raise InvalidJob(
         f"unknown optimizer {recipe.optimizer!r}; known: {', '.join(OPTIMIZERS)}", where="hyperparameters.optimizer"
     )
+
+
+def check_optimizer(recipe: TrainingConfig, arguments: Mapping[str, Any]) -> None:
+    """Raise `InvalidJob` where torch has no such optimizer, or it does not take these arguments."""
+    import torch
+
+    make_optimizer([("weight", torch.nn.Parameter(torch.zeros(2, 2)))], _without_layers(recipe), arguments)
+
+
+def _without_layers(recipe: TrainingConfig) -> TrainingConfig:
+    return recipe.model_copy(update={"layer_lr_multipliers": None})
+
+
+def _make_by_class(
+    recipe: TrainingConfig, arguments: Mapping[str, Any], groups: list[dict[str, Any]]
+) -> torch.optim.Optimizer:
+    import inspect
+
+    import torch
+
+    name = recipe.optimizer.removeprefix(CLASSES)
+    kind: Any = getattr(torch.optim, name, None)
+    is_optimizer = isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
+    where = "hyperparameters.optimizer"
+    if name in _NOT_CALLED:
+        raise InvalidJob(f"{recipe.optimizer} cannot be used here: {_NOT_CALLED[name]}", where=where)
+    if not is_optimizer:
+        optimizers = sorted(
+            class_name
+            for class_name in dir(torch.optim)
+            if isinstance(getattr(torch.optim, class_name), type) and class_name not in _NOT_CALLED
+        )
+        raise InvalidJob(
+            f"torch {torch.__version__} has no optimizer {name!r}; it has {', '.join(optimizers)}", where=where
+        )
+    parameters = inspect.signature(kind).parameters
+    refused = [argument for argument in arguments if argument not in parameters or argument in ("params", "lr")]
+    if refused:
+        taken = ", ".join(parameter for parameter in parameters if parameter not in ("params", "lr", "weight_decay"))
+        raise InvalidJob(
+            f"{recipe.optimizer} takes no argument {refused[0]!r} here; it takes {taken}",
+            where="provider_options.local.optimizer_arguments",
+        )
+    if "weight_decay" not in parameters:
+        if recipe.weight_decay:
+            raise InvalidJob(f"{recipe.optimizer} has no weight decay", where="hyperparameters.weight_decay")
+        for group in groups:
+            group.pop("weight_decay")
+    try:
+        optimizer: torch.optim.Optimizer = kind(groups, lr=recipe.learning_rate, **_as_tuples(arguments))
+    except (TypeError, ValueError, RuntimeError) as fault:
+        raise InvalidJob(f"{recipe.optimizer}: {fault}", where="provider_options.local.optimizer_arguments") from fault
+    return optimizer
+
+
+def _as_tuples(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments with lists, as a job file has them, as the pairs that torch expects (betas)."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
 
 
 def parameter_groups(named: Iterable[tuple[str, torch.nn.Parameter]], recipe: TrainingConfig) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from llmtune.errors import InvalidData, InvalidJob, LlmtuneError
 from llmtune_local.batching import packing
 from llmtune_local.batching.packing import Step
 from llmtune_local.batching.sizes import token_budget
-from llmtune_local.batching.token_rows import TokenRows, read_rows
+from llmtune_local.batching.token_rows import TokenRow, TokenRows, read_rows
 from llmtune_local.models import loading as models
 from llmtune_local.models.hardware import (
     free_memory,
@@ -33,7 +33,7 @@ from llmtune_local.models.hardware import (
 from llmtune_local.models.hub import load_config
 from llmtune_local.models.model_runner import Network
 from llmtune_local.models.peft_adapter import add_adapter
-from llmtune_local.models.quantization import check_adapter
+from llmtune_local.models.quantization import QUANTIZED, check_adapter
 from llmtune_local.models.targets import zero_tensors
 from llmtune_local.run_state.damage import DiskFull, is_full
 from llmtune_local.run_state.schema import EarlyStopping, Result
@@ -56,6 +56,9 @@ if TYPE_CHECKING:
 #: Steps after which unused memory is returned to the system: each time costs the next step a few percent.
 _FREE_MEMORY_EVERY = 4
 
+
+#: Validation rows whose micro-batches are made at once.
+_VALIDATED_AT_ONCE = 4096
 
 #: Seconds for which a result waits for room on the disk, and between two tries.
 DISK_TIMEOUT = 24 * 3600.0
@@ -90,6 +93,7 @@ class Trainer:
         self.status_writer = status_writer
         self.stop = stop
         self.began = time.monotonic()
+        self._fit_began = clock()
         self.progress = Progress()
         self.worker_group = ALONE
         self._best: dict[str, torch.Tensor] | None = None
@@ -124,7 +128,7 @@ class Trainer:
         """Choose device and precision, and load tokenizer and rows."""
         request, options = self.request, self.request.options
         self.device = resolve_device(options.device)
-        check_adapter(request.adapter, self.device)
+        check_adapter(request.adapter, self.device, quantization=options.quantization)
         if options.gradient_checkpointing and self.device == "cpu":
             free_memory(at_once=True)
         self.dtype = models.choose_dtype(options.dtype, self.device, request.model, request.revision)
@@ -197,12 +201,12 @@ class Trainer:
         work = TrainingWork(
             steps=self.total,
             steps_per_epoch=self.per_epoch,
-            tokens_per_epoch=_count_tokens(self.train.rows),
+            tokens_per_epoch=self.train.tokens,
             other_passes=self.other_validation_passes,
             processes=self.worker_group.size,
             patience=recipe.early_stopping_patience,
         )
-        plan = plan_validation(work, [_count_tokens([row]) for row in rows])
+        plan = plan_validation(work, self.validation.row_tokens())
         self.eval_every = plan.eval_every
         if plan.rows < len(rows):
             self.status_writer.event(
@@ -221,7 +225,7 @@ class Trainer:
             enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
             enable({"use_reentrant": False})
         self.network: Any = self._make_network()
-        self.optimizer = make_optimizer(self.model.named_parameters(), self.recipe)
+        self.optimizer = make_optimizer(self.model.named_parameters(), self.recipe, request.options.optimizer_arguments)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.validation_batches = self._make_validation_batches() if self.validation else []
         several = (f"{self.worker_group.size} processes",) if self.worker_group.size > 1 else ()
@@ -246,27 +250,32 @@ class Trainer:
             dtype=torch.float32 if request.adapter == "full" else self.dtype,
             device=self.device,
             recipe=self.recipe,
-            four_bit=request.adapter == "qlora",
+            quantization=(request.options.quantization or QUANTIZED) if request.adapter == "qlora" else None,
         )
         torch.manual_seed(request.seed)
         return add_adapter(base, request, self.status_writer.event)
 
     def _make_network(self) -> Any:
         """Wrap the model as it is run: packed or padded, with the faster ways that it supports."""
-        rows = (piece for part in (self.train, self.validation) for pieces in part.rows for piece in pieces)
-        longest = max(len(row.ids) for row in rows)
+        longest = max(self.train.longest, self.validation.longest)
         return Network(self.model, device=self.device, dtype=self.dtype, pack=self.recipe.packing, longest=longest)
 
-    def _make_validation_batches(self) -> list[Any]:
-        """Cut the validation rows into micro-batches."""
-        return packing.make_step(
-            [row for rows in self.validation.rows for row in rows],
-            prompt_weight=0.0,
-            packed=self.network.packed,
-            share_prefixes=self.network.shares_prefixes,
-            token_budget=self.budget,
-            pad=self.tokenizer.pad_token_id or 0,
-        ).batches
+    def _make_validation_batches(self) -> Any:
+        """Cut the validation rows into micro-batches; those of many rows are not held from one validation to the
+        next."""
+
+        def make(rows: Sequence[TokenRow]) -> list[packing.MicroBatch]:
+            return packing.make_step(
+                rows,
+                prompt_weight=0.0,
+                packed=self.network.packed,
+                share_prefixes=self.network.shares_prefixes,
+                token_budget=self.budget,
+                pad=self.tokenizer.pad_token_id or 0,
+            ).batches
+
+        parts = packing.BatchesInParts(self.validation.rows, make, _VALIDATED_AT_ONCE)
+        return list(parts) if len(self.validation) <= _VALIDATED_AT_ONCE else parts
 
     def resume(self) -> None:
         """Continue from the newest checkpoint, or from the start where there is none."""
@@ -295,9 +304,10 @@ class Trainer:
     def fit(self) -> None:
         """Train step by step until the end, an early stop, or a request to stop."""
         progress = self.progress
+        self._fit_began = clock() - progress.fit_seconds
         if progress.step == 0 and self.validation_batches:
             self.validate()
-        while progress.step < self.total and not progress.stopped_early:
+        while progress.step < self.total and not progress.stopped_early and not progress.out_of_time:
             if self.worker_group.broadcast_flag(self.stop()):
                 self._checkpoint()
                 raise Stopped
@@ -310,13 +320,24 @@ class Trainer:
             progress.training_seconds += seconds
             self.time_left.steps.append((step.tokens, seconds))
             self._log_step(values)
-            if self.device == "cpu" and progress.step % _FREE_MEMORY_EVERY == 0:
-                free_memory()
-            done = progress.step == self.total
+            if progress.step % _FREE_MEMORY_EVERY == 0:
+                self.train.release()
+                if self.device == "cpu":
+                    free_memory()
+            progress.out_of_time = self._is_out_of_time()
+            done = progress.step == self.total or progress.out_of_time
             if self.validation_batches and (done or progress.step % self.eval_every == 0):
                 self.validate()
-            if progress.step % self.checkpoint_every == 0:
+            if progress.step % self.checkpoint_every == 0 or progress.out_of_time:
                 self._checkpoint()
+
+    def _is_out_of_time(self) -> bool:
+        """Return whether another step, as long as the last ones, would end after `max_time`; the same everywhere."""
+        limit = self.request.options.max_time
+        if limit is None or self.progress.step == self.total:
+            return False
+        seconds = [seconds for _, seconds in self.time_left.steps]
+        return self.worker_group.broadcast_flag(clock() - self._fit_began + sum(seconds) / len(seconds) > limit)
 
     def step(self, number: int) -> tuple[dict[str, float], Step]:
         """Run one optimizer step (counted from 0); return its metric points and its micro-batches."""
@@ -448,7 +469,11 @@ class Trainer:
             checkpoints=total // self.checkpoint_every - step // self.checkpoint_every,
             answers=self.request.evaluated_rows or 0,
         )
-        return self.time_left.seconds(ahead)
+        seconds = self.time_left.seconds(ahead)
+        limit = self.request.options.max_time
+        if seconds is None or limit is None:
+            return seconds
+        return min(seconds, max(0.0, limit - (clock() - self._fit_began)) + (self._seconds_to_finish() or 0.0))
 
     # --- validate
 
@@ -528,6 +553,13 @@ class Trainer:
             sentence = (
                 f"stopped after {epochs:.3g} of at most {max_epochs:.3g} epochs: validation no longer improved; {best}"
             )
+        elif progress.out_of_time:
+            sentence = (
+                f"stopped after {progress.step:,} of {self.total:,} steps: another would have ended after max_time"
+                f" ({self.request.options.max_time:g} s), so the learning rate did not come to its end"
+            )
+            if self.recipe.early_stopping_patience is not None:
+                sentence += f"; {best}"
         else:
             sentence = f"trained for {epochs:.3g} epochs; {best}"
         self.resolved["stopping"] = sentence
@@ -551,6 +583,7 @@ class Trainer:
         self.progress.seconds += time.monotonic() - self.began
         self.began = time.monotonic()
         began = clock()
+        self.progress.fit_seconds = began - self._fit_began
         try:
             self._write_best()  # a checkpoint whose best step is not on the disk could not be resumed
             checkpoints.save(
@@ -574,6 +607,7 @@ class Trainer:
         )
         if self.recipe.early_stopping_patience is not None:
             self._restore_best_weights()
+        if self.recipe.early_stopping_patience is not None or self.progress.out_of_time:
             self._report_stop()
         self._report_untrained_matrices()
         target = self.folder.adapter if hasattr(self.model, "peft_config") else self.folder.model
@@ -671,8 +705,3 @@ class Trainer:
     def cleanup(self) -> None:
         """Remove what only an unfinished run needs; to be called when the run is known to have succeeded."""
         shutil.rmtree(self.folder.path / "checkpoints" / "best", ignore_errors=True)
-
-
-def _count_tokens(rows: Sequence[tuple[Any, ...]]) -> int:
-    """Count the tokens of rows, each a tuple of sequences."""
-    return sum(len(piece.ids) for row in rows for piece in row)

@@ -20,6 +20,8 @@ from llmtune_local.training.time_left import PASSES_PER_STEP
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
 #: The share of training time that validation may take.
 SHARE = 0.2
 #: Evaluations of a run, beside the one before its first step: at most, and as many as are worth a smaller sample.
@@ -59,13 +61,13 @@ class ValidationPlan:
     rows: int
 
 
-def plan_validation(work: TrainingWork, row_tokens: Sequence[int]) -> ValidationPlan:
+def plan_validation(work: TrainingWork, row_tokens: Sequence[int] | NDArray[np.integer[Any]]) -> ValidationPlan:
     """Return how often to validate, and on how many of the rows of these lengths.
 
     As often as is affordable with all rows, up to `MOST` evaluations; where that would be fewer than `FEWEST`, a sample
     of the rows instead, of at least `LEAST_ROWS`.
     """
-    count, per_row = len(row_tokens), max(1.0, sum(row_tokens) / max(1, len(row_tokens)))
+    count, per_row = len(row_tokens), max(1.0, int(np.sum(row_tokens, dtype=np.int64)) / max(1, len(row_tokens)))
 
     def affordable(rows: int) -> int:
         return math.floor(work.allowed_tokens / (rows * per_row)) - work.other_passes
@@ -89,6 +91,7 @@ def choose_rows(rows: Sequence[tuple[Any, ...]], count: int) -> list[int]:
     keys = []
     for row in rows:
         content = b"\0".join(np.asarray(piece.ids, dtype=np.int32).tobytes() for piece in row)
-        keys.append(blake2b(content + b"\0%d" % occurrences[content], digest_size=8).digest())
-        occurrences[content] += 1
+        same = blake2b(content, digest_size=16).digest()  # long texts are not held
+        keys.append(blake2b(content + b"\0%d" % occurrences[same], digest_size=8).digest())
+        occurrences[same] += 1
     return sorted(sorted(range(len(rows)), key=lambda index: (keys[index], index))[:count])

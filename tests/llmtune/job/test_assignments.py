@@ -108,3 +108,13 @@ def test_an_unknown_field_is_answered_with_the_likely_one(name: str, suggestion:
 def test_every_path_can_be_assigned() -> None:
     for path in list_paths():
         assert parse_assignment(f"{path}=null").path.endswith(path)
+
+
+def test_a_split_by_its_name_is_assigned() -> None:
+    job = TuningJob.model_validate({"name": "x", "dataset": "rows.jsonl", "model": "tiny"})
+    changed, _ = change_job(job, [parse_assignment("dataset.split=60/20/20")])
+    assert changed.dataset.split == (0.6, 0.2, 0.2)
+    changed, _ = change_job(job, [parse_assignment("dataset.split=80,10,10")])
+    assert changed.dataset.split == (80, 10, 10)
+    with pytest.raises(InvalidJob, match="sum to 100"):
+        change_job(job, [parse_assignment("dataset.split=60/20/10")])

@@ -96,6 +96,20 @@ def test_a_dataset_is_split_by_us_or_by_the_user_not_both() -> None:
         DatasetSpec(path="a", test="b")
 
 
+@pytest.mark.parametrize(
+    ("name", "shares"),
+    [("80/10/10", (0.8, 0.1, 0.1)), ("70/15/15", (0.7, 0.15, 0.15)), ("60/20/20", (0.6, 0.2, 0.2))],
+)
+def test_a_split_by_its_name(name: str, shares: tuple[float, ...]) -> None:
+    assert DatasetSpec(path="x", split=name).split == shares  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("split", ["80/10", "80/10/20", "80/10/10/0", "a/b/c", "80-10-10", "", "80/-10/30"])
+def test_a_name_that_is_no_split_is_refused(split: str) -> None:
+    with pytest.raises(InvalidJob, match="80/10/10"):
+        DatasetSpec(path="x", split=split)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("split", [(0.5, 0.4, 0.2), (0, 0.5, 0.5), (-1, 1, 1), (10, 0.5, 2)])
 def test_a_split_is_shares_or_counts(split: tuple[float, float, float]) -> None:
     with pytest.raises(InvalidJob, match="split"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from llmtune.data.dataset import Dataset
 from llmtune.errors import InvalidData, MissingExtra
 from llmtune.job.spec import DatasetSpec, TuningJob
 from llmtune.planning.plan import plan
+from llmtune.provider.registry import get_provider
 from llmtune_local.models.loading import check_rows
 from llmtune_local.rows import open_rendering
 
@@ -221,3 +223,24 @@ def test_without_the_libraries_a_plan_shows_everything_else(tmp_path: Path, monk
     receipt = plan(TuningJob(name="t", dataset=str(path), model="tiny"), "local")
     assert receipt.fields
     assert sum(receipt.data.rows.values()) == 30
+
+
+@pytest.mark.parametrize("name", ["texts.txt", "texts.jsonl"])
+def test_plain_text_is_sent_as_plain_text(name: str, tmp_path: Path) -> None:
+    texts = [f"It was a night, number {number}.\nAnd then a day." for number in range(20)]
+    path = tmp_path / name
+    path.write_text(
+        "\n\n".join(texts) if name.endswith(".txt") else "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    )
+    job = TuningJob.model_validate({"name": "texts", "dataset": str(path), "model": "tiny"})
+    dataset = Dataset.from_spec(job.dataset)
+    receipt = plan(job, "local", dataset=dataset)
+    assert (receipt.data.format, receipt.data.errors, receipt.data.lossy) == ("text", 0, ())
+    encoded = get_provider("local").encode(dataset, receipt, tmp_path / "files")
+    lines = [json.loads(line) for file in encoded.files for line in Path(file.path).read_text().splitlines()]
+    assert sorted(line["text"] for line in lines) == sorted(
+        row.text or "" for part in (dataset.train, dataset.validation) for row in part
+    )
+    assert {file.format for file in encoded.files} == {"text"}
+    report = check(path, provider="local")
+    assert not [finding for finding in report.findings if finding.is_error]

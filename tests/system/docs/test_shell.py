@@ -32,6 +32,7 @@ NO_RUN = {
     "docs/coming-from/trl.md": [],
     "docs/coming-from/axolotl.md": [],
     "docs/coming-from/llama-factory.md": [],
+    "docs/coming-from/litgpt.md": [],
 }
 
 

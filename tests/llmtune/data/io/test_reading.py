@@ -290,7 +290,7 @@ def test_what_is_no_dataset_is_named(tmp_path: Path, both: Any) -> None:
         ("c.json", b'{"data": [{"text": "x"}]}', "unknown-format"),
         ("d.jsonl", b'{"prompt": "x", "completion": "y", "label": true}\n', "unpaired-preference"),
         ("e.bin", b"PK\x03\x04....", "container"),
-        ("f.txt", b"just words", "container"),
+        ("f.log", b"just words", "container"),
     ):
         path = tmp_path / name
         path.write_bytes(content)

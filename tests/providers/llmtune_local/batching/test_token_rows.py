@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from typer.testing import CliRunner
 from llmtune.data.io.reading import load
 from llmtune.data.rendering.prepared import prepared_home
 from llmtune_local.batching import token_rows as local_rows
-from llmtune_local.batching.token_rows import TokenRows, read_rows, tokenise
+from llmtune_local.batching.packing import BatchesInParts, epoch_order, make_step, rows_of_step
+from llmtune_local.batching.token_rows import MappedRows, TokenRow, TokenRows, read_rows, tokenise
 from llmtune_local.models.loading import load_tokenizer
 
 
@@ -121,3 +123,73 @@ def test_a_turn_flagged_as_not_trained_is_given_and_not_learned(fields: Any, tmp
         learned = "".join(completions(flag))
         assert "right" in learned
         assert "wrong" not in learned
+
+
+def write_chats(path: Path, count: int) -> Path:
+    turns = [
+        [("user", f"say {number}"), ("assistant", "yes " * (number % 5 + 1)), ("user", "more"), ("assistant", "no")]
+        for number in range(count)
+    ]
+    lines = [{"messages": [{"role": role, "content": text} for role, text in row]} for row in turns]
+    path.write_bytes(b"\n".join(map(orjson.dumps, lines)) + b"\n")
+    return path
+
+
+def test_rows_of_many_shards_are_read_where_they_are(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmtune.data.rendering.prepared.SHARD_TOKENS", 100)
+    path = write_chats(tmp_path / "many.jsonl", 40)
+    rows = read_rows(tokenizer, str(path), limit=None, on_too_long="error")
+    assert len(list(prepared_home().glob("*/*.safetensors"))) > 5
+    plain = tokenise(tokenizer, load(path))
+    assert isinstance(rows.rows, MappedRows)
+    assert same(rows, plain)
+    assert (rows.tokens, rows.longest) == (plain.tokens, plain.longest)
+    assert list(rows.row_tokens()) == list(plain.row_tokens())
+    chosen = [31, 2, 2, 39]
+    assert same(rows.select(chosen), plain.select(chosen))
+    assert rows.select(chosen).longest == plain.select(chosen).longest
+    assert same(rows.select(chosen).select([1]), plain.select([2]))
+    rows.release()
+    assert same(rows, plain)
+    assert rows.rows[-1][0].ids.tolist() == plain.rows[-1][0].ids.tolist()
+    with pytest.raises(IndexError):
+        rows.rows[40]
+
+
+def test_the_pieces_of_a_row_stay_together(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmtune.data.rendering.prepared.SHARD_TOKENS", 30)
+    template = (
+        "{%- for m in messages -%}{%- if m.role == 'assistant' and not loop.last -%}{{- '<|im_start|>assistant\nseen"
+        "<|im_end|>\n' -}}{%- else -%}{{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' -}}{%- endif -%}"
+        "{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
+    )
+    rewriting = load_tokenizer("tiny", None, template)
+    path = write_chats(tmp_path / "pieces.jsonl", 9)
+    rows = read_rows(rewriting, str(path), limit=None, on_too_long="error")
+    assert {len(row) for row in rows.rows} == {2}
+    assert same(rows, tokenise(rewriting, load(path)))
+
+
+def test_the_order_of_an_epoch_is_an_exact_shuffle_that_needs_no_earlier_step() -> None:
+    expected = list(range(1000))
+    random.Random("7/2").shuffle(expected)
+    assert list(epoch_order(1000, 7, 2)) == expected
+    steps = [row for step in range(126, 189) for row in rows_of_step(1000, 16, 7, step)]
+    assert steps == expected
+    assert rows_of_step(1000, 16, 7, 150) == tuple(expected[24 * 16 : 25 * 16])
+
+
+def test_batches_made_in_parts_hold_every_row_once() -> None:
+    rows = [(TokenRow(np.arange(5, dtype=np.int32) + number, np.array([False, *[True] * 4])),) for number in range(10)]
+
+    def make(part: Any) -> Any:
+        return make_step(part, prompt_weight=0.0, packed=True, token_budget=12).batches
+
+    parts = BatchesInParts(rows, make, 4)
+    assert bool(parts)
+    assert not BatchesInParts([], make, 4)
+    for _ in range(2):
+        targets = sorted(target for batch in parts for target in batch.targets.tolist())
+        assert targets == sorted(target for (row,) in rows for target in row.ids[1:].tolist())

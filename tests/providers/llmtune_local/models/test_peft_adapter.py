@@ -59,7 +59,7 @@ def test_qlora_is_refused_with_the_reason(train: Callable[..., Any], monkeypatch
     with pytest.raises(InvalidJob, match="needs bitsandbytes, which is not installed here") as refused:
         train({"adapter": "qlora"})
     assert "llmtune-sdk[qlora]" in (refused.value.hint or "")
-    assert quantization.four_bit_obstacle("cpu") is not None
+    assert quantization.quantization_obstacle("cpu") is not None
 
 
 def test_qlora_is_refused_where_bitsandbytes_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +99,7 @@ def test_the_plan_warns_and_the_run_is_refused_before_it_begins(
 
 def test_qlora_trains_where_it_runs(train: Callable[..., Any]) -> None:
     device = resolve_device()
-    if (reason := quantization.four_bit_obstacle(device)) is not None:
+    if (reason := quantization.quantization_obstacle(device)) is not None:
         pytest.skip(reason)
     trainer = train({"model": "tiny", "adapter": "qlora", "options": {"device": device}}, epochs=3)
     linear = [module for module in trainer.model.modules() if type(module).__name__ == "Linear4bit"]

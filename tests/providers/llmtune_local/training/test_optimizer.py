@@ -9,7 +9,7 @@ import torch
 
 from llmtune.errors import InvalidJob
 from llmtune_local.run_state.schema import TrainingConfig
-from llmtune_local.training.optimizer import OPTIMIZERS, layer_scales, make_optimizer, set_rates
+from llmtune_local.training.optimizer import OPTIMIZERS, check_optimizer, layer_scales, make_optimizer, set_rates
 
 NAMES = [
     "model.layers.0.self_attn.q_proj.lora_A.weight",
@@ -99,3 +99,39 @@ def test_factors_scale_the_rate_and_zero_freezes() -> None:
         after[NAMES[1]] - before[NAMES[1]].detach(), 0.5 * (full[NAMES[1]] - before[NAMES[1]].detach())
     )
     torch.testing.assert_close(after[NAMES[3]], full[NAMES[3]])
+
+
+def test_an_optimizer_by_its_class_takes_its_arguments() -> None:
+    named = parameters()
+    optimizer = make_optimizer(
+        named, recipe(optimizer="torch.optim.SGD", weight_decay=0.1), {"momentum": 0.9, "nesterov": True}
+    )
+    assert type(optimizer) is torch.optim.SGD
+    assert all(group["momentum"] == 0.9 and group["nesterov"] for group in optimizer.param_groups)
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.1, 0.0}
+    nadam = make_optimizer(named, recipe(optimizer="torch.optim.NAdam"), {"betas": [0.8, 0.99]})
+    assert nadam.param_groups[0]["betas"] == (0.8, 0.99)
+    rprop = make_optimizer(named, recipe(optimizer="torch.optim.Rprop"))
+    assert all("weight_decay" not in group for group in rprop.param_groups)
+    set_rates(rprop, 0.02)
+    assert {group["lr"] for group in rprop.param_groups} == {0.02}
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "sentence"),
+    [
+        ({"optimizer": "torch.optim.Adamm"}, {}, "torch .* has no optimizer 'Adamm'; it has ASGD, "),
+        ({"optimizer": "torch.optim.lr_scheduler"}, {}, "has no optimizer 'lr_scheduler'"),
+        ({"optimizer": "torch.optim.LBFGS"}, {}, "computes the loss several times a step"),
+        ({"optimizer": "torch.optim.SGD"}, {"momentun": 1}, "takes no argument 'momentun' here; it takes momentum"),
+        ({"optimizer": "torch.optim.SGD"}, {"lr": 1}, "takes no argument 'lr' here"),
+        ({"optimizer": "torch.optim.SGD"}, {"nesterov": True}, "requires a momentum"),
+        ({"optimizer": "torch.optim.Rprop", "weight_decay": 0.1}, {}, "has no weight decay"),
+        ({"optimizer": "adamw_torch"}, {"amsgrad": True}, "named by its class, and it is adamw_torch"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_is_refused(
+    changes: dict[str, Any], arguments: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(InvalidJob, match=sentence):
+        check_optimizer(recipe(**changes), arguments)

@@ -884,3 +884,44 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert result is not None
     assert (result.tokens, result.steps) == (uninterrupted.tokens, uninterrupted.steps)  # nothing counts twice
     assert result.train_loss == pytest.approx(uninterrupted.train_loss, rel=1e-5)
+
+
+def test_max_time_ends_a_run_with_a_checkpoint_and_says_so(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(10_000))
+    monkeypatch.setattr(loop, "clock", lambda: float(next(ticks)))
+    trainer = train({"options": {"device": "cpu", "max_time": 30}}, epochs=50)
+    steps = trainer.progress.step
+    assert 1 < steps < trainer.total
+    assert max(trainer.folder.checkpoints()) == steps
+    result = trainer.folder.read_result()
+    assert result is not None
+    assert result.steps == steps
+    sentence = str(result.resolved["stopping"])
+    assert sentence.startswith(f"stopped after {steps} of {trainer.total:,} steps: another would have ended after")
+    assert any(event.message == sentence for event in trainer.folder.read_events()[0])
+    assert max(series(trainer, "validation/loss"), default=steps) == steps
+
+
+def test_max_time_allows_the_first_step(train: Train) -> None:
+    trainer = train({"options": {"device": "cpu", "max_time": 1e-6}}, epochs=5)
+    assert trainer.progress.step == 1
+
+
+def test_enough_time_changes_nothing(train: Train) -> None:
+    trainer = train({"options": {"device": "cpu", "max_time": 1e6}}, epochs=1)
+    assert trainer.progress.step == trainer.total
+    assert "stopping" not in trainer.resolved
+
+
+def test_an_optimizer_by_its_class_trains_and_resumes(train: Train) -> None:
+    options = {"device": "cpu", "optimizer_arguments": {"momentum_decay": 0.01}}
+    trainer = train({"options": options}, optimizer="torch.optim.NAdam", epochs=3, checkpoint_every=2)
+    curve = series(trainer, "train/loss")
+    assert curve[max(curve)] < curve[1]
+    assert type(trainer.optimizer) is torch.optim.NAdam
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_quantization_without_qlora_is_refused(quantization: str, train: Train) -> None:
+    with pytest.raises(InvalidJob, match=f"quantization {quantization} is how adapter qlora holds the base"):
+        train({"options": {"device": "cpu", "quantization": quantization}})
