@@ -213,7 +213,7 @@ def _other_texts(server: llama_cpp.LlamaServer, renderer: Renderer) -> Iterator[
     for _, text in all_texts():
         messages = (Message(role="user", content=text),)
         tokens = renderer.prompt_ids(messages)
-        read = server.tokens(renderer.render_prompt(messages), whole=False)
+        read = server.tokens(renderer.render_prompt(messages), add_beginning=False)
         # The template writes the beginning token as text, which is read as that token.
         if read != tokens and (begin, *read) != tokens:
             yield text

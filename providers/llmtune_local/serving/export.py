@@ -140,15 +140,15 @@ def _export_vllm(artefact: Path, data: Mapping[str, Any], into: Path) -> tuple[s
         temporary.replace(plain_export.remove_empty(into))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    asked = "POST /classify" if labelled else f"ask for the model '{vllm.MODEL}'"
-    notes = [f"vLLM serves it: {command}   ({asked}; the same in serve.sh)"]
+    request = "POST /classify" if labelled else f"ask for the model '{vllm.MODEL}'"
+    notes = [f"vLLM serves it: {command}   ({request}; the same in serve.sh)"]
     return (*notes, f"the adapter is merged into its base: vLLM does not serve {reason}") if reason else tuple(notes)
 
 
 def _prepare(artefact: Path, data: Mapping[str, Any]) -> _Conversion:
     """Check that a model can be written as GGUF. Raises `InvalidJob`."""
-    whole = not (artefact / "adapter_config.json").is_file()
-    source, revision = (str(artefact), None) if whole else (str(data["model"]), data.get("revision"))
+    is_full_model = not (artefact / "adapter_config.json").is_file()
+    source, revision = (str(artefact), None) if is_full_model else (str(data["model"]), data.get("revision"))
     config = load_config(source, revision)
     family = families.find_family(config)
     renderer, options = _renderer(artefact, data)

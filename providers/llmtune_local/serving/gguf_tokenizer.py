@@ -197,7 +197,7 @@ def choose_rule(tokenizer: Any) -> tuple[str, list[tuple[str, str]]]:
         backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, to_bytes])
         backend.model.ignore_merges = rule.whole_words
         encoded = _encode(backend, texts)
-        different = [text for text, ids, own in zip(texts, encoded, expected, strict=True) if ids.ids != own]
+        different = [text for text, new, old in zip(texts, encoded, expected, strict=True) if new.ids != old]
         if best is None or len(different) < len(best[1]):
             best = name, different
     assert best is not None

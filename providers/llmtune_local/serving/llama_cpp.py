@@ -51,9 +51,9 @@ class LlamaServer:
         """Return the prompt of a conversation, by the template in the file."""
         return str(self._post("/apply-template", _conversation(messages, tools))["prompt"])
 
-    def tokens(self, text: str, *, whole: bool = True) -> tuple[int, ...]:
-        """Return the tokens of a text; of a `whole` prompt with the beginning token, where the file asks for it."""
-        body = {"content": text, "add_special": whole, "parse_special": True}
+    def tokens(self, text: str, *, add_beginning: bool = True) -> tuple[int, ...]:
+        """Return the tokens of a text, with the beginning token in front where the file asks for it."""
+        body = {"content": text, "add_special": add_beginning, "parse_special": True}
         return tuple(self._post("/tokenize", body)["tokens"])
 
     def answer(

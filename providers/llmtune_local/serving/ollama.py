@@ -171,6 +171,6 @@ def _split_turns(between: str, first: str) -> tuple[str, str]:
 def _conversations(*, with_system: bool) -> list[list[Message]]:
     """Return conversations that a template is compared on."""
     openings = [[], [_turn("system", "You are terse.\nAnswer in {{ words }}.")]] if with_system else [[]]
-    words = ("Hello there!", "Hi.", "What is 2 + 2?", "4\n\nIt is four.", "Thanks, <b>bye</b>")
-    turns = [_turn(role, text) for role, text in zip(itertools.cycle(("user", "assistant")), words, strict=False)]
+    texts = ("Hello there!", "Hi.", "What is 2 + 2?", "4\n\nIt is four.", "Thanks, <b>bye</b>")
+    turns = [_turn(role, text) for role, text in zip(itertools.cycle(("user", "assistant")), texts, strict=False)]
     return [[*opening, *turns[:length]] for opening in openings for length in (1, 3, 5)]

@@ -50,9 +50,9 @@ def all_texts() -> list[tuple[str, str]]:
 
 def describe_differences(kinds: list[tuple[str, str]]) -> str:
     """Return which of the texts differ, by kind, with one of each, as the end of a sentence."""
-    shown: dict[str, list[str]] = {}
+    examples: dict[str, list[str]] = {}
     for kind, text in kinds:
-        shown.setdefault(kind, []).append(text)
+        examples.setdefault(kind, []).append(text)
     return "; ".join(
-        f"{kind} ({len(texts)} of {len(TEXTS[kind])}, such as {texts[0][:40]!r})" for kind, texts in shown.items()
+        f"{kind} ({len(texts)} of {len(TEXTS[kind])}, such as {texts[0][:40]!r})" for kind, texts in examples.items()
     )
