@@ -1,7 +1,8 @@
 """A fast tokenizer as the vocabulary of a GGUF file: tokens, merges, and the name of how text is cut into words.
 
 llama.cpp cuts text by rules in its code, which a file names (`tokenizer.ggml.pre`). The name is chosen by reading
-texts: the rule whose tokens differ least from the model's own tokenizer. What differs still is named.
+texts: the rule that cuts the fewest of them differently from the model's own tokenizer. What is read in other tokens
+still is named.
 (github.com/ggml-org/llama.cpp, src/llama-vocab.cpp, 2026-11.)
 """
 
@@ -180,38 +181,51 @@ def _read_bytes(
 
 
 def choose_rule(tokenizer: Any) -> tuple[str, list[tuple[str, str]]]:
-    """Return the name of the rule under which the fewest texts are read in other tokens, and those texts by kind.
+    """Return the name of the rule nearest to the tokenizer's, and the texts that it reads in other tokens, by kind.
 
-    Raises `InvalidJob` where no rule comes near.
+    Nearest is the rule that cuts the fewest texts into other words: tokens alone would let a rule pass whose other cuts
+    happen to give the same tokens in these texts. Raises `InvalidJob` where no rule comes near.
     """
     from tokenizers import Regex, Tokenizer, pre_tokenizers
 
     texts = all_texts()
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    expected = [encoding.ids for encoding in _encode(backend, texts)]
+    expected = _encode(backend, texts)
+    cuts = _cut(backend.pre_tokenizer, texts)
+    whole_words = bool(backend.model.ignore_merges)
     backend.normalizer = None  # llama.cpp has none
-    best: tuple[str, list[tuple[str, str]]] | None = None
+    splitters = {}
     for name, rule in RULES.items():
         splits = [pre_tokenizers.Split(Regex(expression), "isolated") for expression in rule.expressions]
         to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, to_bytes])
-        backend.model.ignore_merges = rule.whole_words
-        encoded = _encode(backend, texts)
-        different = [text for text, new, old in zip(texts, encoded, expected, strict=True) if new.ids != old]
-        if best is None or len(different) < len(best[1]):
-            best = name, different
-    assert best is not None
-    if len(best[1]) > _MOST_DIFFERENT * len(texts):
+        splitters[name] = pre_tokenizers.Sequence([*splits, to_bytes])
+
+    def distance(name: str) -> tuple[int, bool]:
+        different = sum(new != old for new, old in zip(_cut(splitters[name], texts), cuts, strict=True))
+        return different, RULES[name].whole_words != whole_words
+
+    nearest = min(RULES, key=distance)
+    backend.pre_tokenizer = splitters[nearest]
+    backend.model.ignore_merges = RULES[nearest].whole_words
+    encoded = _encode(backend, texts)
+    different = [text for text, new, old in zip(texts, encoded, expected, strict=True) if new != old]
+    if len(different) > _MOST_DIFFERENT * len(texts):
         raise InvalidJob(
-            f"its tokenizer cuts text into words by a rule that llama.cpp does not have: by the nearest"
-            f" ({best[0]}), {len(best[1])} of {len(texts)} texts are read in other tokens",
+            f"its tokenizer cuts text into words by a rule that llama.cpp does not have: by the nearest ({nearest}),"
+            f" {len(different)} of {len(texts)} texts are read in other tokens",
             hint=_HINT,
         )
-    return best
+    return nearest, different
 
 
-def _encode(backend: Any, texts: Sequence[tuple[str, str]]) -> Sequence[Any]:
-    return list(backend.encode_batch([text for _, text in texts], add_special_tokens=False))
+def _cut(splitter: Any, texts: Sequence[tuple[str, str]]) -> list[list[tuple[int, int]]]:
+    """Return where a pre-tokenizer cuts each text."""
+    return [[span for _, span in splitter.pre_tokenize_str(text)] for _, text in texts]
+
+
+def _encode(backend: Any, texts: Sequence[tuple[str, str]]) -> list[list[int]]:
+    encodings = backend.encode_batch([text for _, text in texts], add_special_tokens=False)
+    return [encoding.ids for encoding in encodings]
 
 
 def _read_pieces(document: Mapping[str, Any], added: Mapping[int, Mapping[str, Any]], size: int) -> Vocabulary:
