@@ -22,7 +22,8 @@ _HINT = "use --format merged, and serve the folder with vLLM or transformers"
 _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _MARKS_AND_BLANKS = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+# What stands there for capitals and small letters: of the marks that published tokenizers count with them, none.
+_UPPER, _LOWER = r"(?:(?=\p{L})[^a-z])", r"(?:(?=\p{L})[^A-Z])"
 _CASED = r"[^\r\n\p{L}\p{N}]?"
 _CASED_END = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
@@ -57,8 +58,9 @@ _MOST_DIFFERENT = 0.25
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 #: llama.cpp drops the blank behind special tokens where the model's name contains one of these, and in no other case.
 _PHI = ("phi-3", "phi3")
-#: Tokens behind which it does not, in those models.
+#: Tokens behind which it does not, in those models; a file without one of them is not loaded under such a name.
 _PHI_KEEPS = frozenset(("<unk>", "<s>", "<|endoftext|>"))
+_PHI_NEEDS = _PHI_KEEPS | {"</s>"}
 
 
 @dataclass(frozen=True)
@@ -235,14 +237,15 @@ def _read_pieces(document: Mapping[str, Any], added: Mapping[int, Mapping[str, A
     unknown = document["model"].get("unk_token")
     for number, token in enumerate(tokens):
         if types[number] == _USER_DEFINED:
-            tokens[number] = token.replace("▁", " ")  # they are looked for in the text as it is written
+            if added[number]["normalized"]:
+                tokens[number] = token.replace("▁", " ")  # llama.cpp looks for it in the text as it is written
         elif token == unknown:
             types[number] = _UNKNOWN
         elif len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
             types[number] = _BYTE
     # llama.cpp merges what gives the piece of the highest score: the merges' order, from the first to the last.
     numbers = document["model"]["vocab"]
-    scores = [-1e6 if type_ == _NORMAL else 0.0 for type_ in types]
+    scores = [-1e6 if type_ in (_NORMAL, _USER_DEFINED) else 0.0 for type_ in types]
     for rank, merge in enumerate(document["model"]["merges"]):
         pair = merge.split(" ") if isinstance(merge, str) else merge
         number = numbers.get("".join(pair))
@@ -302,8 +305,11 @@ def _kinds(part: Mapping[str, Any] | None) -> list[str]:
 
 def _blanks_dropped(added: Iterable[Mapping[str, Any]]) -> tuple[bool, list[str]]:
     """Return whether the tokenizer drops blanks behind its special tokens as Phi 3 does, and what it does else."""
-    special = [entry for entry in added if entry["special"] and entry["content"] not in _PHI_KEEPS]
-    drops = bool(special) and all(entry["rstrip"] and not entry["lstrip"] for entry in special)
+    entries = list(added)
+    special = [entry for entry in entries if entry["special"] and entry["content"] not in _PHI_KEEPS]
+    drops = {entry["content"] for entry in entries} >= _PHI_NEEDS and all(
+        entry["rstrip"] and not entry["lstrip"] for entry in special
+    )
     strange = [] if drops else [entry["content"] for entry in special if entry["rstrip"] or entry["lstrip"]]
     if not strange:
         return drops, []

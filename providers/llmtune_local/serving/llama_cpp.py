@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import re
+import secrets
 import subprocess
 import tempfile
 import threading
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 #: Seconds in which llama.cpp must have loaded a file, and in which it must have given one answer.
 _LOADING_SECONDS = 600
 _ANSWER_SECONDS = 600
+#: What llama.cpp puts in front of an error in its log: time and level.
+_STAMP = re.compile(r"^[\d.]+ E ")
 
 
 def is_installed() -> bool:
@@ -34,14 +38,16 @@ def is_installed() -> bool:
 class LlamaServer:
     """A running llama.cpp, asked at its own address."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, key: str) -> None:
         import httpx
 
         self.address = address
         """Where it listens: `http://127.0.0.1:PORT`."""
         self.version = f"xllamacpp {version('xllamacpp')}"
         # Without the environment's proxies: it is this machine.
-        self._client = httpx.Client(base_url=address, trust_env=False, timeout=_ANSWER_SECONDS)
+        self._client = httpx.Client(
+            base_url=address, trust_env=False, timeout=_ANSWER_SECONDS, headers={"Authorization": f"Bearer {key}"}
+        )
 
     def close(self) -> None:
         """Close the connection; the server goes on."""
@@ -110,6 +116,8 @@ def serve(model: Path, *, lora: Path | None = None, context: int) -> Iterator[Ll
     command = [*PYTHON, "llmtune_local.serving.llama_server", str(model), "--context", str(context)]
     command += ["--threads", str(usable_cores())]
     command += ["--lora", str(lora)] if lora is not None else []
+    # Web pages can send requests to this machine's own addresses: without the key they are refused.
+    key = secrets.token_hex(16)
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=child_environment()
@@ -118,12 +126,12 @@ def serve(model: Path, *, lora: Path | None = None, context: int) -> Iterator[Ll
         watchdog = threading.Timer(_LOADING_SECONDS, process.kill)
         watchdog.start()
         try:
-            address = _read_address(process.stdout)
+            address = _read_address(process, key)
             watchdog.cancel()
             if address is None:
                 process.wait()
                 raise LlmtuneError(f"llama.cpp does not load {model.name}: {_last_words(log)}")
-            server = LlamaServer(address)
+            server = LlamaServer(address, key)
             try:
                 yield server
             finally:
@@ -134,18 +142,22 @@ def serve(model: Path, *, lora: Path | None = None, context: int) -> Iterator[Ll
             process.communicate()
 
 
-def _read_address(stdout: IO[bytes] | None) -> str | None:
-    """Return the address that the server prints; None where it ends before it has one."""
-    assert stdout is not None
-    for line in stdout:
+def _read_address(process: subprocess.Popen[bytes], key: str) -> str | None:
+    """Send the server its key, and return the address that it prints; None where it ends before it has one."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(f"{key}\n".encode())
+        process.stdin.flush()
+    for line in process.stdout:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             return str(json.loads(line)["address"])
     return None
 
 
 def _last_words(log: IO[bytes]) -> str:
-    """Return the last line about an error in a log, or its last line."""
+    """Return the first line about an error in a log, or its last line."""
     log.seek(0)
     lines = [line.strip() for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
     errors = [line for line in lines if "error" in line.lower() or "failed" in line.lower()]
-    return (errors or lines or ["it says nothing"])[-1]
+    return _STAMP.sub("", errors[0]) if errors else (lines or ["it says nothing"])[-1]

@@ -1,6 +1,7 @@
 """Serve one GGUF file with llama.cpp until standard input ends: `python -m llmtune_local.serving.llama_server FILE`.
 
-A process of its own: what breaks inside llama.cpp ends the process. The address is the only line on standard output.
+A process of its own: what breaks inside llama.cpp ends the process. The first line of standard input is the key that
+requests must carry. On standard output comes one line of JSON with the address, once the file is loaded.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def main() -> None:
     params.model.path = arguments.model
     params.hostnames = ["127.0.0.1"]
     params.port = 0
+    params.api_keys = [sys.stdin.readline().strip()]
     params.n_ctx = arguments.context
     params.n_parallel = 1
     params.cpuparams.n_threads = arguments.threads
@@ -36,7 +38,7 @@ def main() -> None:
     if arguments.lora:
         params.lora_adapters = [library.CommonAdapterLoraInfo(arguments.lora, 1.0)]
     server = library.Server(params)
-    print(json.dumps({"address": server.listening_address, "build": library.BUILD_INFO}), flush=True)  # noqa: T201
+    print(json.dumps({"address": server.listening_address}), flush=True)  # noqa: T201
     sys.stdin.read()
     del server
 
