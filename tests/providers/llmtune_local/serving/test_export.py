@@ -51,7 +51,7 @@ def tune_run(folder: Path, model: str, **job: Any) -> Any:
         "model": model,
         "adapter": "lora",
         "hyperparameters": {"max_steps": 20, "batch_size": 16, "learning_rate": 5e-3},
-        "evaluation": {"enabled": False},
+        "evaluation": {"max_rows": 10, "fit_rows": 0, "baselines": ["majority"]},
         "provider_options": {"local": {"device": "cpu"}},
     }
     report = tune(TuningJob.model_validate(body | job), "local")
