@@ -26,7 +26,7 @@ class Dialogue:
     """The chat template, with the options that the model was trained with."""
 
     begins: bool
-    """Whether prompts begin with the beginning-of-text token."""
+    """Whether the beginning-of-text token is put in front of prompts, whatever the template writes."""
 
     ends: tuple[int, ...]
     """The tokens that end an answer."""
@@ -40,12 +40,13 @@ def read_dialogue(renderer: Renderer, options: Mapping[str, Any] | None, folder:
     template = tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("default")
-    if template is None:
-        prompt = list(tokenizer("a")["input_ids"])
-    else:
-        prompt = list(renderer.prompt_ids((Message(role="user", content="a"),)))
+    begin = tokenizer.bos_token_id
+    # Servers decide once, for conversations and plain text: it is put in front where that is right for both.
+    begins = begin is not None and list(tokenizer("a")["input_ids"])[:1] == [begin]
+    if template is not None:
+        prompt = renderer.prompt_ids((Message(role="user", content="a"),))
+        begins = begins and prompt[0] == begin
         template = set_options(template, options or {})
-    begins = tokenizer.bos_token_id is not None and prompt[:1] == [tokenizer.bos_token_id]
     ends = dict.fromkeys([*read_end_tokens(folder), *sorted(renderer.stop_ids)])
     return Dialogue(template, begins, tuple(ends))
 

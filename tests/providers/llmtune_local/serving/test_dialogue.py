@@ -43,9 +43,17 @@ def test_marks_of_training_are_left_out(tokenizers: Callable[[str], Any]) -> Non
     assert "add_generation_prompt" in set_options(tokenizers("marked").chat_template, {})
 
 
-@pytest.mark.parametrize(("name", "begins"), [("chatml", False), ("headers", True), ("model_role", True)])
-def test_how_prompts_begin(name: str, begins: bool, tokenizers: Callable[[str], Any], tmp_path: Path) -> None:
-    renderer = Renderer(tokenizers(name))
-    dialogue = read_dialogue(renderer, None, tmp_path)
-    assert dialogue.begins is begins
-    assert set(dialogue.ends) == set(renderer.stop_ids)
+def test_how_prompts_begin(tokenizers: Callable[[str], Any], new_tokenizer: Callable[..., Any], tmp_path: Path) -> None:
+    """The beginning token is put in front where both conversations and plain text have it."""
+    written = tokenizers("headers").chat_template
+    unwritten = tokenizers("chatml").chat_template
+    for template, adds, begins in (
+        (written, True, True),
+        (written, False, False),
+        (unwritten, True, False),
+        (None, True, True),
+    ):
+        renderer = Renderer(new_tokenizer(template, (), "<|begin_of_text|>", "</s>", add_bos=adds))
+        dialogue = read_dialogue(renderer, None, tmp_path)
+        assert dialogue.begins is begins
+        assert set(dialogue.ends) == set(renderer.stop_ids)
