@@ -117,6 +117,8 @@ COMMANDS: dict[str, list[str]] = {
     "export": [
         "{local} --format adapter --out adapter --json",
         "{local} --format merged --out merged",
+        "{local} --format vllm --check-rows 0 --out {hostile}",
+        "{run} --format gguf --precision q8_0 --out exported",
         "{run} --out exported",
     ],
     "providers": ["", "--json", "fake", "fake --json --model {hostile}", "{hostile}"],

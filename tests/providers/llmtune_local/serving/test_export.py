@@ -18,6 +18,8 @@ from llmtune_local.serving import llama_cpp
 from llmtune_local.serving.export import export_for_server
 
 ROWS = 60
+#: Read now: within a test the environment has no settings of llmtune's.
+SMOLLM2 = os.environ.get("LLMTUNE_TEST_SMOLLM2")
 TEAMS = {
     "shipping": ["where is my {}", "my {} has not arrived", "can you send the {} to another address"],
     "returns": ["i want to send the {} back", "how do i return a {}", "the {} does not fit, take it back please"],
@@ -111,11 +113,9 @@ def test_smollm2_answers_the_same_in_llama_cpp(unhurried: None, tmp_path: Path) 
     """LLMTUNE_TEST_SMOLLM2 names a folder with SmolLM2-135M-Instruct as transformers saves it."""
     pytest.importorskip("gguf")
     pytest.importorskip("xllamacpp")
-    model = os.environ.get("LLMTUNE_TEST_SMOLLM2")
-    if not model:
+    if not SMOLLM2:
         pytest.skip("LLMTUNE_TEST_SMOLLM2 names no folder with the model")
-    settings = {"max_steps": 4, "batch_size": 8, "learning_rate": 5e-4}
-    run = tune_run(tmp_path, model, hyperparameters=settings)
+    run = tune_run(tmp_path, SMOLLM2, hyperparameters={"max_steps": 12, "batch_size": 8, "learning_rate": 1e-3})
     for precision, least in (("f16", 58), ("q8_0", 0)):
         run.export("gguf", tmp_path / precision, precision=precision)
         check = read_check(tmp_path / precision)

@@ -70,10 +70,16 @@ def tokenizer_of(name: str, tokenizers: Callable[[str], Any], new_tokenizer: Cal
         return new_tokenizer(DEFAULT_SYSTEM, ("<|im_start|>", "<|im_end|>"), None, "<|im_end|>")
     if name == "folded":
         return new_tokenizer(FOLDED, ("<start_of_turn>", "<end_of_turn>"), "<bos>", "<eos>")
+    if name == "beginning in front":
+        specials = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+        template = tokenizers("headers").chat_template
+        return new_tokenizer(template, specials, "<|begin_of_text|>", "<|end_of_text|>", add_bos=True)
     return tokenizers(name)
 
 
-@pytest.mark.parametrize("name", ["chatml", "headers", "model_role", "inst", "default system", "folded"])
+@pytest.mark.parametrize(
+    "name", ["chatml", "headers", "model_role", "inst", "default system", "folded", "beginning in front"]
+)
 def test_the_go_template_renders_what_ours_renders(
     name: str, tokenizers: Callable[[str], Any], new_tokenizer: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -87,6 +93,7 @@ def test_the_go_template_renders_what_ours_renders(
                 (*opening, *(Message(role=role, content=content) for role, content in messages))  # type: ignore[arg-type]
             )
             rendered = go_render(texts.to_go(), system, messages)
+            assert dialogue.begins is (name == "beginning in front")
             # Ollama puts the beginning token in front by itself.
             assert (tokenizer.bos_token if dialogue.begins else "") + rendered == expected
     assert (texts.system is None) == (name in ("model_role", "inst"))
