@@ -12,6 +12,7 @@ import typer
 from llmtune.cli.run_names import RunId, open_run
 
 if TYPE_CHECKING:
+    from llmtune.provider.abilities import Precision
     from llmtune.runs.run import Run
 
 
@@ -84,7 +85,7 @@ def export(
         _import(tuned, to, out if out is not None else Path(f"{tuned.record.name}-merged"), yes=yes, as_json=as_json)
         return
     folder = out if out is not None else Path(f"{tuned.record.name}-{shape.value}")
-    chosen = precision.value if precision is not None else None
+    chosen: Precision | None = precision.value if precision is not None else None
     notes = tuned.export(shape.value, folder, precision=chosen, check_rows=check_rows)
     if as_json:
         print_json({"run": tuned.record.id, "format": shape.value, "folder": str(folder.absolute()), "notes": notes})

@@ -35,7 +35,7 @@ def export(
             f"{provider.name} does not hand out the weights of its tuned models",
             hint="models that were trained on this machine can be exported",
         )
-    if format in ("adapter", "merged"):
+    if format == "adapter" or format == "merged":
         return tuple(provider.export(model, format, into))
     if not isinstance(provider, ExportsForServers):
         raise LlmtuneError(
