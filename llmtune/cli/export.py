@@ -12,24 +12,57 @@ import typer
 from llmtune.cli.run_names import RunId, open_run
 
 if TYPE_CHECKING:
+    from llmtune.provider.abilities import Precision
     from llmtune.runs.run import Run
 
 
-class Weights(StrEnum):
-    """Weights that can be exported."""
+class Form(StrEnum):
+    """Forms in which a tuned model can be exported."""
 
     ADAPTER = "adapter"
     MERGED = "merged"
+    GGUF = "gguf"
+    GGUF_ADAPTER = "gguf-adapter"
+    OLLAMA = "ollama"
+    VLLM = "vllm"
+
+
+class WeightPrecision(StrEnum):
+    """Precisions of GGUF files."""
+
+    F32 = "f32"
+    F16 = "f16"
+    BF16 = "bf16"
+    Q8_0 = "q8_0"
 
 
 def export(
     run: RunId,
     shape: Annotated[
-        Weights, typer.Option("--format", "-f", help="The adapter alone, or one model with it merged in.")
-    ] = Weights.ADAPTER,
+        Form,
+        typer.Option(
+            "--format",
+            "-f",
+            help="The adapter alone, or one model with it merged in; gguf: a file for llama.cpp (gguf-adapter: base and"
+            " adapter as two); ollama, vllm: a folder for each.",
+        ),
+    ] = Form.ADAPTER,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The folder; by default RUN-FORMAT here.", show_default=False)
     ] = None,
+    precision: Annotated[
+        WeightPrecision | None,
+        typer.Option("--precision", help="Of the matrices in GGUF files; by default f16.", show_default=False),
+    ] = None,
+    check_rows: Annotated[
+        int,
+        typer.Option(
+            "--check-rows",
+            min=0,
+            help="Held-out rows on which the exported model is compared with the tuned one, where what serves it can be"
+            " run here; 0: none.",
+        ),
+    ] = 60,
     to: Annotated[
         str | None,
         typer.Option(
@@ -43,7 +76,7 @@ def export(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="With --to: do not ask about the cost.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
-    """Write the tuned model of a run to a folder, with its tokenizer, and print how to serve it."""
+    """Write the tuned model of a run to a folder, and print how to serve it, and what would be answered differently."""
     from llmtune.cli.output import err, print_json
     from llmtune.cli.output import out as console
 
@@ -52,7 +85,8 @@ def export(
         _import(tuned, to, out if out is not None else Path(f"{tuned.record.name}-merged"), yes=yes, as_json=as_json)
         return
     folder = out if out is not None else Path(f"{tuned.record.name}-{shape.value}")
-    notes = tuned.export(shape.value, folder)
+    chosen: Precision | None = precision.value if precision is not None else None
+    notes = tuned.export(shape.value, folder, precision=chosen, check_rows=check_rows)
     if as_json:
         print_json({"run": tuned.record.id, "format": shape.value, "folder": str(folder.absolute()), "notes": notes})
         return

@@ -60,7 +60,11 @@ _HOME = {
     "DescribesHardware": "llmtune.provider.abilities",
     "Duration": "llmtune.provider.duration",
     "Event": "llmtune.provider.types",
+    "ExportFormat": "llmtune.provider.abilities",
     "Exporting": "llmtune.provider.abilities",
+    "ExportsForServers": "llmtune.provider.abilities",
+    "Precision": "llmtune.provider.abilities",
+    "ServerFormat": "llmtune.provider.abilities",
     "ImportsWeights": "llmtune.provider.abilities",
     "WeightImport": "llmtune.provider.abilities",
     "ConversionContext": "llmtune.provider.declarations",
@@ -220,7 +224,9 @@ __all__ = [
     "EncodedFile",
     "EpochRange",
     "Event",
+    "ExportFormat",
     "Exporting",
+    "ExportsForServers",
     "FieldReceipt",
     "Files",
     "FindSpeed",
@@ -341,18 +347,22 @@ if TYPE_CHECKING:
     from llmtune.metrics.points import TokenStats as TokenStats
     from llmtune.provider.abilities import CheckResult as CheckResult
     from llmtune.provider.abilities import DescribesHardware as DescribesHardware
+    from llmtune.provider.abilities import ExportFormat as ExportFormat
     from llmtune.provider.abilities import Exporting as Exporting
+    from llmtune.provider.abilities import ExportsForServers as ExportsForServers
     from llmtune.provider.abilities import HasCatalog as HasCatalog
     from llmtune.provider.abilities import HasLivePrices as HasLivePrices
     from llmtune.provider.abilities import ImportsWeights as ImportsWeights
     from llmtune.provider.abilities import KeepsDecisionRules as KeepsDecisionRules
     from llmtune.provider.abilities import ModelSuggestion as ModelSuggestion
     from llmtune.provider.abilities import Pausable as Pausable
+    from llmtune.provider.abilities import Precision as Precision
     from llmtune.provider.abilities import PromptRenderer as PromptRenderer
     from llmtune.provider.abilities import RenderedPrompt as RenderedPrompt
     from llmtune.provider.abilities import RendersPrompts as RendersPrompts
     from llmtune.provider.abilities import Resumable as Resumable
     from llmtune.provider.abilities import SelfChecking as SelfChecking
+    from llmtune.provider.abilities import ServerFormat as ServerFormat
     from llmtune.provider.abilities import SuggestsAdapter as SuggestsAdapter
     from llmtune.provider.abilities import SuggestsModels as SuggestsModels
     from llmtune.provider.abilities import SupportsContinuation as SupportsContinuation

@@ -163,6 +163,37 @@ class RendersPrompts(Protocol):
         ...
 
 
+#: Forms of a tuned model as inference servers load it: GGUF files for llama.cpp, an Ollama folder, a vLLM folder.
+ServerFormat = Literal["gguf", "gguf-adapter", "ollama", "vllm"]
+
+#: Every form in which a tuned model can be exported.
+ExportFormat = Literal["adapter", "merged", "gguf", "gguf-adapter", "ollama", "vllm"]
+
+#: Precisions of the matrices in a GGUF file; q8_0 is 8 bits with a scale for each 32 weights.
+Precision = Literal["f32", "f16", "bf16", "q8_0"]
+
+
+@runtime_checkable
+class ExportsForServers(Protocol):
+    """A provider that writes its tuned models in the files of inference servers, and tries what it has written."""
+
+    def export_for_server(
+        self, model: ModelRef, format: ServerFormat, into: Path, precision: Precision
+    ) -> Sequence[str]:
+        """Write the model to a new folder; return sentences on how to serve it, and on what will differ.
+
+        `precision` is that of GGUF files. Raises `InvalidJob` for a model that the server computes differently.
+        """
+        ...
+
+    def check_export(self, model: ModelRef, folder: Path, examples: Sequence[Example]) -> Sequence[str]:
+        """Compare an exported model with the tuned one on held-out rows, and write the result to the folder.
+
+        Returns sentences; none where what would serve it cannot be run here.
+        """
+        ...
+
+
 class WeightImport(DocumentedModel):
     """An import of weights into a vendor's account, as the vendor reports it."""
 

@@ -8,17 +8,17 @@ import queue
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llmtune.config import note_secrets
 from llmtune.errors import LlmtuneError, RunFailed, StoreUnavailable
 from llmtune.metrics.points import MetricPoint
-from llmtune.provider.abilities import Exporting, WeightImport
+from llmtune.provider.abilities import WeightImport
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider, provider_class
 from llmtune.provider.types import Event, JobRef, ModelRef, RunState
 from llmtune.redaction.rendering import Rendered
-from llmtune.runs import poller, submission, tracking
+from llmtune.runs import poller, submission, tracking, weight_export
 from llmtune.runs.figures import short_line
 from llmtune.runs.poller import PollInterval, Update
 from llmtune.runs.store.database import STORE_PAUSE, STORE_TIMEOUT, keep_trying
@@ -26,8 +26,10 @@ from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store, Transition, open_store
 from llmtune.runs.timeouts import Timeouts
 from llmtune.runs.tracking import TrackerFeeds
+from llmtune.runs.weight_export import CHECK_ROWS
 
 if TYPE_CHECKING:
+    from llmtune.provider.abilities import ExportFormat, Precision
     from llmtune.report.schema import Report
     from llmtune.runs.tuned_model import TunedModel
 
@@ -334,14 +336,31 @@ class Run(Rendered):
         )
 
     # --- acting ----------------------------------------------------------------------------------------------------
-    def export(self, format: Literal["adapter", "merged"], into: str | os.PathLike[str]) -> tuple[str, ...]:
-        """Write the tuned model to a folder, with its tokenizer: the adapter alone, or one model with it merged in.
+    def export(
+        self,
+        format: ExportFormat,
+        into: str | os.PathLike[str],
+        *,
+        precision: Precision | None = None,
+        check_rows: int = CHECK_ROWS,
+    ) -> tuple[str, ...]:
+        """Write the tuned model to a folder, as it is trained or as an inference server loads it.
 
-        Returns sentences on how to load and serve it.
+        Args:
+            format: `adapter` (the adapter alone) or `merged` (one model with it merged in), with the tokenizer;
+                `gguf` (one file for llama.cpp), `gguf-adapter` (the base and the adapter as two files), `ollama` (a
+                GGUF file with its Modelfile) or `vllm` (a folder with its command).
+            into: the folder; it must not exist, or be empty.
+            precision: of the matrices in GGUF files, f16 by default.
+            check_rows: held-out rows on which the exported model is compared with the tuned one, where what serves it
+                can be run here; 0 for no comparison. The result is in the folder's `check.json`.
+
+        Returns sentences on how to load and serve it, on what differs there, and on the comparison.
 
         Raises:
             LlmtuneError: the run has no model (yet), or its backend does not hand out weights.
-            InvalidJob: there is no adapter, or the folder is not empty.
+            InvalidJob: the model cannot be written in this form, or the folder is not empty.
+            MissingExtra: the package that writes the form is not installed.
         """
         from llmtune.runs import finalize
         from llmtune.runs.tuned_model import no_model_error
@@ -350,12 +369,9 @@ class Run(Rendered):
         ref = self.model_ref
         if ref is None:
             raise no_model_error(record)
-        if not isinstance(self.provider, Exporting):
-            raise LlmtuneError(
-                f"{record.provider} does not hand out the weights of its tuned models",
-                hint="models that were trained on this machine can be exported",
-            )
-        return tuple(self.provider.export(ref, format, Path(into)))
+        folder = Path(into)
+        notes = weight_export.export(self.provider, ref, format, folder, precision=precision)
+        return (*notes, *weight_export.check(record, self.provider, ref, folder, check_rows))
 
     def find_import(self, provider: Provider) -> WeightImport | None:
         """Return the import of this run's weights into another provider's account, as that reports it; None for none.
@@ -380,7 +396,7 @@ class Run(Rendered):
         from llmtune.runs import weight_import
 
         return weight_import.start(
-            self._store, self.record, provider, Path(folder), lambda into: self.export("merged", into)
+            self._store, self.record, provider, Path(folder), lambda into: self.export("merged", into, check_rows=0)
         )
 
     def cancel(self) -> RunState:

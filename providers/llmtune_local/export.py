@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmtune.errors import InvalidJob
 from llmtune_local.models import loading as models
 from llmtune_local.models import shape
-from llmtune_local.models.hub import LOADING, load_config, saved_gguf
+from llmtune_local.models.hub import load_config, saved_gguf
+from llmtune_local.models.merging import load_merged
 from llmtune_local.run_state.damage import DamagedFile, artefact_fault
 from llmtune_local.run_state.run_dir import DECISIONS_FILE
 from llmtune_local.training.checkpoints import write_folder
@@ -33,8 +35,7 @@ def export(artefact: Path, data: Mapping[str, Any], format: Format, into: Path) 
     Raises:
         InvalidJob: there is no adapter to export (all weights were tuned), or the folder is not empty.
     """
-    if into.exists() and (not into.is_dir() or any(into.iterdir())):
-        raise InvalidJob(f"{into} is there already and is not empty", hint="name another folder with --out")
+    check_empty(into)
     adapter = (artefact / "adapter_config.json").is_file()
     if format == "adapter":
         if not adapter:
@@ -48,7 +49,14 @@ def export(artefact: Path, data: Mapping[str, Any], format: Format, into: Path) 
     return _merged_notes(into, data)
 
 
-def _remove_empty(into: Path) -> Path:
+def check_empty(into: Path) -> None:
+    """Raise `InvalidJob` where there is something in the folder that is to be written."""
+    if into.exists() and (not into.is_dir() or any(into.iterdir())):
+        raise InvalidJob(f"{into} is there already and is not empty", hint="name another folder with --out")
+
+
+def remove_empty(into: Path) -> Path:
+    """Remove the folder, which is empty if it is there, make the one around it, and return its full path."""
     into.parent.mkdir(parents=True, exist_ok=True)
     if into.exists():
         into.rmdir()
@@ -62,12 +70,11 @@ def _copy_folder(artefact: Path, into: Path) -> None:
         for path in files:
             shutil.copyfile(path, folder / path.name)  # with the mode of new files, not the run folder's
 
-    write_folder(_remove_empty(into), write, needs=sum(path.stat().st_size for path in files))
+    write_folder(remove_empty(into), write, needs=sum(path.stat().st_size for path in files))
 
 
 def _merge(artefact: Path, data: Mapping[str, Any], into: Path) -> None:
     """Merge in float32 on the CPU; the result is in the precision in which the base was published."""
-    import peft
     import torch
 
     base, revision = str(data["model"]), data.get("revision")
@@ -79,9 +86,7 @@ def _merge(artefact: Path, data: Mapping[str, Any], into: Path) -> None:
 
         network, _ = load_tuned(base, artefact, revision, "cpu", tokenizer)
     else:
-        loaded = models.load_base(base, revision, dtype=torch.float32, device="cpu")
-        with LOADING:
-            network = peft.PeftModel.from_pretrained(loaded, artefact).merge_and_unload()
+        network = load_merged(artefact, data)
     half = not labelled and published in (torch.float16, torch.bfloat16)
 
     def write(path: Path) -> None:
@@ -93,7 +98,7 @@ def _merge(artefact: Path, data: Mapping[str, Any], into: Path) -> None:
             shutil.copy(artefact / LABELS_FILE, path)
 
     bytes_ = sum(parameter.numel() for parameter in network.parameters()) * (2 if half else 4)
-    write_folder(_remove_empty(into), write, needs=bytes_)
+    write_folder(remove_empty(into), write, needs=bytes_)
 
 
 def _copy_processor(base: str, revision: str | None, into: Path) -> None:
@@ -109,19 +114,20 @@ def _copy_processor(base: str, revision: str | None, into: Path) -> None:
 def _adapter_notes(into: Path, settings: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[str, ...]:
     if saved_gguf(str(data.get("model", ""))) is not None:
         return ("neither vLLM nor PEFT loads an adapter of a GGUF file's model: export it with --format merged",)
-    if (why := _reason_not_servable(settings)) is not None:
+    if (why := reason_not_servable(settings)) is not None:
         return (f"vLLM does not serve {why}: export it with --format merged", _peft_note(into, data))
-    command = _serve_adapter_command(into.absolute(), settings, data, "tuned")
+    command = serve_adapter_command(into.absolute(), settings, data, "tuned")
     return (f"vLLM serves it beside its base: {command}   (ask for the model 'tuned')", _peft_note(into, data))
 
 
-def _reason_not_servable(settings: Mapping[str, Any]) -> str | None:
+def reason_not_servable(settings: Mapping[str, Any]) -> str | None:
     """Return which property of an adapter keeps vLLM from serving it beside its base; None where nothing does."""
     rank = _largest_rank(settings)
     for blocks, says in (
         (settings.get("use_dora"), "a DoRA adapter"),
         (settings.get("modules_to_save"), "an adapter with whole modules in it"),
         (settings.get("target_parameters"), "an adapter on parameters, such as those of routed experts"),
+        (settings.get("bias", "none") != "none" or settings.get("lora_bias"), "an adapter with biases"),
         (rank > _RANKS[-1], f"an adapter of rank {rank}"),
     ):
         if blocks:
@@ -129,12 +135,14 @@ def _reason_not_servable(settings: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _serve_adapter_command(folder: Path, settings: Mapping[str, Any], data: Mapping[str, Any], name: str) -> str:
-    base = settings.get("base_model_name_or_path") or data.get("model")
+def serve_adapter_command(folder: Path, settings: Mapping[str, Any], data: Mapping[str, Any], name: str) -> str:
+    base = str(settings.get("base_model_name_or_path") or data.get("model"))
+    revision = f" --revision {quote(str(data['revision']))}" if data.get("revision") and not Path(base).is_dir() else ""
     rank = next(rank for rank in _RANKS if _largest_rank(settings) <= rank)
     # Beside its base, answers would end as the base's do.
-    ends = f" --generation-config {folder}" if (folder / "generation_config.json").is_file() else ""
-    return f"vllm serve {base} --enable-lora --lora-modules {name}={folder} --max-lora-rank {rank}{ends}"
+    ends = f" --generation-config {quote(str(folder))}" if (folder / "generation_config.json").is_file() else ""
+    served = f"--lora-modules {quote(f'{name}={folder}')} --max-lora-rank {rank}"
+    return f"vllm serve {quote(base)}{revision} --enable-lora {served}{ends}"
 
 
 def _largest_rank(settings: Mapping[str, Any]) -> int:
@@ -157,29 +165,29 @@ def _peft_note(into: Path, data: Mapping[str, Any]) -> str:
 def _merged_notes(into: Path, data: Mapping[str, Any]) -> tuple[str, ...]:
     if data.get("method") == "classification":
         return (
-            f"vLLM serves it: {_serve_model_command(into.absolute(), data)}   (POST /classify)",
+            f"vLLM serves it: {serve_model_command(into.absolute(), data)}   (POST /classify)",
             f"transformers loads it: AutoModelForSequenceClassification.from_pretrained({str(into)!r})",
         )
     return (
-        f"vLLM serves it: {_serve_model_command(into.absolute(), data)}   (the chat template is in the folder)",
+        f"vLLM serves it: {serve_model_command(into.absolute(), data)}   (the chat template is in the folder)",
         f"transformers loads it: {_auto_class(into)}.from_pretrained({str(into)!r})",
     )
 
 
-def _serve_model_command(folder: Path, data: Mapping[str, Any]) -> str:
-    return f"vllm serve {folder}" + (" --runner pooling" if data.get("method") == "classification" else "")
+def serve_model_command(folder: Path, data: Mapping[str, Any]) -> str:
+    return f"vllm serve {quote(str(folder))}" + (" --runner pooling" if data.get("method") == "classification" else "")
 
 
 def serving_command(artefact: Path, data: Mapping[str, Any], name: str) -> str | None:
     """Return how vLLM serves the model from its folder, under `name`; None where it has to be exported merged first."""
     config_path = artefact / "adapter_config.json"
     if not config_path.is_file():
-        return f"{_serve_model_command(artefact, data)} --served-model-name {name}"
+        return f"{serve_model_command(artefact, data)} --served-model-name {name}"
     settings = json.loads(config_path.read_text(encoding="utf-8"))
     return (
         None
-        if saved_gguf(str(data.get("model", ""))) is not None or _reason_not_servable(settings) is not None
-        else _serve_adapter_command(artefact, settings, data, name)
+        if saved_gguf(str(data.get("model", ""))) is not None or reason_not_servable(settings) is not None
+        else serve_adapter_command(artefact, settings, data, name)
     )
 
 

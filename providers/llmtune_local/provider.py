@@ -232,6 +232,24 @@ class LocalProvider(core.BaseProvider):
 
         return export(artefact_of(model.id), model.data, format, into)
 
+    def export_for_server(
+        self, model: core.ModelRef, format: core.ServerFormat, into: Path, precision: core.Precision
+    ) -> Sequence[str]:
+        """Write the tuned model in the files of an inference server; return how to serve it, and what will differ."""
+        self._need_libraries()
+        from llmtune_local.export import artefact_of
+        from llmtune_local.serving.export import export_for_server
+
+        return export_for_server(artefact_of(model.id), model.data, format, into, precision)
+
+    def check_export(self, model: core.ModelRef, folder: Path, examples: Sequence[Example]) -> Sequence[str]:
+        """Compare an exported model with the tuned one: by llama.cpp for GGUF files, by transformers for one model."""
+        self._need_libraries()
+        from llmtune_local.export import artefact_of
+        from llmtune_local.serving.check import check_export
+
+        return check_export(artefact_of(model.id), model.data, folder, examples)
+
     def serving_command(self, model: core.ModelRef, name: str) -> str | None:
         """Return how vLLM serves the tuned model; None for an untuned one."""
         from llmtune_local.export import artefact_of, serving_command

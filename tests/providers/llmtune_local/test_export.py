@@ -233,13 +233,13 @@ def test_the_check_asks_the_folder_and_not_a_loop_of_ours(
 
 
 def test_the_rank_of_a_pattern_and_parameters_count_for_serving() -> None:
-    from llmtune_local.export import _reason_not_servable, _serve_adapter_command
+    from llmtune_local.export import reason_not_servable, serve_adapter_command
 
     settings = {"r": 8, "rank_pattern": {".*gate_up_proj": 40}, "base_model_name_or_path": "b"}
-    assert "--max-lora-rank 64" in _serve_adapter_command(Path("/x"), settings, {}, "tuned")
-    assert _reason_not_servable(settings) is None
-    assert "parameters" in (_reason_not_servable(settings | {"target_parameters": ["experts.down_proj"]}) or "")
-    assert "of rank 600" in (_reason_not_servable({"r": 8, "rank_pattern": {"x": 600}}) or "")
+    assert "--max-lora-rank 64" in serve_adapter_command(Path("/x"), settings, {}, "tuned")
+    assert reason_not_servable(settings) is None
+    assert "parameters" in (reason_not_servable(settings | {"target_parameters": ["experts.down_proj"]}) or "")
+    assert "of rank 600" in (reason_not_servable({"r": 8, "rank_pattern": {"x": 600}}) or "")
 
 
 def test_a_model_of_text_and_images_is_handed_out_whole(

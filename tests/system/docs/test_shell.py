@@ -29,6 +29,7 @@ shell = load("shell")
 NO_RUN = {
     "README.md": ["CI's own commands", "serves until it is stopped", "accounts", "installs from an index"],
     "docs/start.md": ["installs from an index"],
+    "docs/deploy.md": ["installs from an index", "needs Ollama", "needs vLLM"],
     "docs/coming-from/trl.md": [],
     "docs/coming-from/axolotl.md": [],
     "docs/coming-from/llama-factory.md": [],
@@ -77,6 +78,18 @@ def test_the_commands_of_the_readme_are_typed(tmp_path: Path) -> None:
     (folder / "tickets.jsonl").write_text("".join(rows[:120]), encoding="utf-8")
     assert shell.type_page(ROOT / "README.md", folder) == []
     assert (folder / "run.html").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("heavy")
+@pytest.mark.timeout(1500)
+def test_the_page_on_deployment_is_typed_to_its_end(tmp_path: Path) -> None:
+    for library in ("peft", "gguf", "xllamacpp"):
+        pytest.importorskip(library)
+    folder = tmp_path / "deploy"
+    folder.mkdir()
+    assert shell.type_page(ROOT / "docs/deploy.md", folder) == []
+    assert (folder / "router-ollama" / "Modelfile").is_file()
 
 
 @pytest.mark.slow

@@ -124,6 +124,12 @@ COMMANDS: dict[str, list[str]] = {
     "export": [
         "{local} --format adapter --out adapter --json",
         "{local} --format merged --out merged",
+        "{local} --format gguf --precision q8_0 --check-rows 2 --out gguf",
+        "{local} --format gguf-adapter --precision bf16 --check-rows 0 --out gguf-adapter",
+        "{local} --format ollama --precision f16 --check-rows 0 --out ollama --json",
+        "{local} --format vllm --precision f32 --out vllm",
+        "{local} --format vllm --check-rows 0 --out vllm",
+        "{run} --format gguf --out exported",
         "{run} --out exported",
     ],
     "verify": [

@@ -1,0 +1,1 @@
+"""Tuned models in the files of inference servers: GGUF for llama.cpp and Ollama, folders for vLLM; and their check."""
