@@ -29,7 +29,7 @@ _FIELDS = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
 
 
 class Files:
-    """The files of all owners; each sees its own only. `remaining` gives the bytes that a key's owner may still store."""
+    """The files of all owners; each sees its own only. `remaining` gives the bytes that an owner may still store."""
 
     def __init__(self, state: TuningState, audit: AuditLog, remaining: Callable[[Key], int | None]) -> None:
         self.state = state

@@ -93,7 +93,7 @@ class Uploads:
 
     # --- requests ----------------------------------------------------------------------------------------------------
     def create(self, body: Mapping[str, Any], key: Key, attempt: Attempt) -> dict[str, Any]:
-        """Announce an upload. Raises `RequestError`: a field is wrong, or its owner has no space or too many uploads."""
+        """Announce an upload. Raises `RequestError`: a field is wrong, or no space, or too many uploads."""
         announced = _read_create(body)
         digest = digest_of([announced.bytes, announced.filename, announced.expires])
         with self._state.creating(key.owner):
