@@ -22,9 +22,7 @@ HI = [{"role": "user", "content": "case 1"}]
 @pytest.fixture
 def azure(server: TuningServer) -> Iterator[Any]:
     root = server.url.removesuffix("/v1")
-    with openai.AzureOpenAI(
-        azure_endpoint=root, api_key=KEY, api_version=VERSION, max_retries=0, timeout=60
-    ) as opened:
+    with openai.AzureOpenAI(azure_endpoint=root, api_key=KEY, api_version=VERSION, max_retries=0, timeout=60) as opened:
         yield opened
 
 
@@ -62,9 +60,7 @@ def test_a_deployment_is_a_model(server: TuningServer, azure: Any) -> None:
 def test_the_async_client_for_azure(server: TuningServer) -> None:
     async def tune() -> Any:
         root = server.url.removesuffix("/v1")
-        async with openai.AsyncAzureOpenAI(
-            azure_endpoint=root, api_key=KEY, api_version=VERSION, max_retries=0
-        ) as api:
+        async with openai.AsyncAzureOpenAI(azure_endpoint=root, api_key=KEY, api_version=VERSION, max_retries=0) as api:
             file = await api.files.create(file=("a.jsonl", rows()), purpose="fine-tune")
             job = await api.fine_tuning.jobs.create(model=BASE, training_file=file.id)
             while (job := await api.fine_tuning.jobs.retrieve(job.id)).status not in ("succeeded", "failed"):

@@ -28,7 +28,7 @@ def announce(api: Any, size: int = len(CONTENT), **fields: Any) -> Any:
 
 
 def parts_on_disk(own_home: Path) -> list[Path]:
-    return [path for path in (own_home / "tuning" / "uploads").glob("*/*")]
+    return list((own_home / "tuning" / "uploads").glob("*/*"))
 
 
 def test_parts_become_a_file_in_the_order_that_is_named(api: Any, own_home: Path) -> None:
@@ -225,9 +225,7 @@ def test_uploads_outlive_the_server(vendor: Fake, own_home: Path) -> None:
         assert not (own_home / "tuning" / "uploads" / "upload_unknown").exists()
 
 
-def test_a_full_disk_is_no_fault_of_the_request(
-    api: Any, monkeypatch: pytest.MonkeyPatch, own_home: Path
-) -> None:
+def test_a_full_disk_is_no_fault_of_the_request(api: Any, monkeypatch: pytest.MonkeyPatch, own_home: Path) -> None:
     import errno
 
     def full(*_: Any) -> None:
