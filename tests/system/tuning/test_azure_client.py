@@ -30,13 +30,15 @@ def test_every_call_runs_with_the_client_for_azure(azure: Any, vendor: Fake) -> 
     assert scenario.run(azure, BASE, vendor=vendor).status == "succeeded"
 
 
-def test_the_newer_address_without_a_date_serves_the_same(server: TuningServer, vendor: Fake) -> None:
+@pytest.mark.parametrize("query", [{}, {"api-version": "preview"}])
+def test_the_newer_address_without_a_date_serves_the_same(
+    server: TuningServer, vendor: Fake, query: dict[str, str]
+) -> None:
     root = server.url.removesuffix("/v1")
-    for query in ({}, {"api-version": "preview"}):
-        with openai.OpenAI(
-            base_url=f"{root}/openai/v1", api_key=KEY, default_query=query, max_retries=0, timeout=60
-        ) as api:
-            assert scenario.run(api, BASE, vendor=vendor).status == "succeeded"
+    with openai.OpenAI(
+        base_url=f"{root}/openai/v1", api_key=KEY, default_query=query, max_retries=0, timeout=60
+    ) as api:
+        assert scenario.run(api, BASE, vendor=vendor).status == "succeeded"
 
 
 def test_a_deployment_is_a_model(server: TuningServer, azure: Any) -> None:

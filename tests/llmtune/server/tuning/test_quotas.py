@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llmtune.runs.api import attach
 from llmtune.runs.planned import StartOptions
 from llmtune.server.protocol import RequestError
 from llmtune.server.tuning import quotas
@@ -111,14 +112,14 @@ def test_a_budget_is_for_all_jobs_of_a_key(priced: Fake, path: Path) -> None:
         path.write_text(text.replace("budget: 1e-09", f"budget: {1.5 * cost:.2f}"))
         assert path.read_text() != text
         assert wait(api, create(api, file).id).status == "succeeded"
-        second = wait(api, create(api, file).id)
-        assert second.error.code == "over_budget"
-        path.write_text(text.replace("budget: 1e-09", f"budget: {0.5 * cost:.2f}"))
         with pytest.raises(openai.RateLimitError, match="You exceeded your current quota") as caught:
-            create(api, file)
+            create(api, file)  # the bill, which was not known before, is above the estimate
         assert (caught.value.code, caught.value.type) == ("insufficient_quota", "insufficient_quota")
         assert caught.value.response.headers["x-should-retry"] == "false"
         assert "retry-after" not in caught.value.response.headers
+        (record,) = (attach(run).record for run in [job.key[2:] for job in priced.jobs.values()])
+        path.write_text(text.replace("budget: 1e-09", f"budget: {record.billed.amount + 0.5 * cost:.2f}"))
+        assert wait(api, create(api, file).id).error.code == "over_budget"
         assert len(priced.jobs) == 1
 
 
