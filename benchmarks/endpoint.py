@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import random
 import statistics
 import sys
 import tempfile
+import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -87,39 +90,62 @@ def main() -> int:
 # --- kills -----------------------------------------------------------------------------------------------------------
 def kill_on_fakes(options: argparse.Namespace) -> bool:
     """Kill servers before fake vendors; return whether nothing was lost or doubled."""
-    return _kill(plan_trials(options.kills, (*UPLOAD_ARROWS, *ARROWS), 3), options.at_once, run_fake_trial)
+    return _kill(options.kills, plan_trials((*UPLOAD_ARROWS, *ARROWS), 3), options.at_once, run_fake_trial)
 
 
 def kill_on_tiny(options: argparse.Namespace) -> bool:
     """Kill servers before the local trainer."""
-    return _kill(plan_trials(options.tiny, TINY_ARROWS, 4), 1, run_tiny_trial)
+    return _kill(options.tiny, plan_trials(TINY_ARROWS, 4), 1, run_tiny_trial)
 
 
-def plan_trials(count: int, arrows: tuple[str, ...], each: int) -> list[tuple[str, ...]]:
-    """Return what kills the servers of each trial: `each` steps in their order, some of them any moment instead."""
+def plan_trials(arrows: tuple[str, ...], each: int) -> Iterator[tuple[str, ...]]:
+    """Yield what kills the servers of each trial: `each` steps in their order, every third time any moment at last."""
     generator = random.Random(7)
-    trials = []
-    while (missing := count - sum(map(len, trials))) > 0:
-        chosen = sorted(generator.sample(range(len(arrows)), min(each, missing)))
-        trial = [arrows[index] for index in chosen]
-        if len(trials) % 3 == 2:
+    for number in itertools.count():
+        trial = [arrows[index] for index in sorted(generator.sample(range(len(arrows)), each))]
+        if number % 3 == 2:
             trial[-1] = OUTSIDE
-        trials.append(tuple(trial))
-    return trials
+        yield tuple(trial)
 
 
-def _kill(trials: list[tuple[str, ...]], at_once: int, run: Callable[[tuple[str, ...], int], Outcome]) -> bool:
-    with ThreadPoolExecutor(at_once) as pool:
-        outcomes = []
-        for outcome in pool.map(run, trials, range(len(trials))):
-            outcomes.append(outcome)
+def _kill(
+    count: int, trials: Iterator[tuple[str, ...]], at_once: int, run: Callable[[tuple[str, ...], int], Outcome]
+) -> bool:
+    """Run trials until there were so many kills; return whether nothing was lost or doubled."""
+    outcomes: list[Outcome] = []
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                if sum(outcome.kills for outcome in outcomes) >= count or sum(bool(one.lost) for one in outcomes) > 5:
+                    return
+                number, trial = len(started), next(trials)
+                started.append(trial)
+            try:
+                outcome = run(trial, number)
+            except Exception as error:  # noqa: BLE001 - a trial that cannot be finished has lost its job
+                traceback.print_exc()
+                outcome = Outcome(trial, 0, lost=(f"{type(error).__name__}: {error}",))
+            with lock:
+                outcomes.append(outcome)
+                kills = sum(outcome.kills for outcome in outcomes)
             if outcome.lost or outcome.doubled:
                 print(f"FAULT {outcome}", flush=True)
-    kills, wanted = sum(outcome.kills for outcome in outcomes), sum(map(len, trials))
+            if len(outcomes) % 10 == 0:
+                print(f"{kills} of {count} kills", flush=True)
+
+    started: list[tuple[str, ...]] = []
+    threads = [threading.Thread(target=work) for _ in range(at_once)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    kills = sum(outcome.kills for outcome in outcomes)
     lost, doubled = (sum(len(getattr(outcome, field)) for outcome in outcomes) for field in ("lost", "doubled"))
-    steps = Counter(arrow for trial in trials for arrow in trial)
-    print(f"{len(outcomes)} trials, {kills} of {wanted} kills at {len(steps)} steps: {lost} lost, {doubled} doubled")
-    return kills >= wanted and not lost and not doubled
+    steps = {arrow for trial in started for arrow in trial}
+    print(f"{len(outcomes)} trials, {kills} kills at {len(steps)} steps: {lost} lost, {doubled} doubled")
+    return kills >= count and not lost and not doubled
 
 
 def run_fake_trial(trial: tuple[str, ...], number: int) -> Outcome:

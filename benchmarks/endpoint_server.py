@@ -23,7 +23,23 @@ import openai
 KEY = "benchmark-0123456789"
 MODEL = "gpt-4.1-mini-2025-04-14"
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["endpoint_server", "sqlalchemy.dialects.sqlite", "starlette.applications", "uvicorn"])
+#: Loaded once, so that each server is forked with everything in place.
+CONTEXT.set_forkserver_preload(
+    [
+        "llmtune.server.tuning.server",
+        "llmtune.server.connection",
+        "llmtune.runs.evaluation",
+        "llmtune.planning.plan",
+        "llmtune.testing.fake_provider",
+        "llmtune.testing.generic_vendor",
+        "openai",
+        "httpx2",
+        "sqlalchemy.dialects.sqlite",
+        "starlette.applications",
+        "starlette.routing",
+        "uvicorn.protocols.http.h11_impl",
+    ]
+)
 
 
 def serve(environment: dict[str, str], arrow: str, models: dict[str, str], keys: str | None, pipe: Connection) -> None:

@@ -117,7 +117,8 @@ def test_a_budget_is_for_all_jobs_of_a_key(priced: Fake, path: Path) -> None:
         assert (caught.value.code, caught.value.type) == ("insufficient_quota", "insufficient_quota")
         assert caught.value.response.headers["x-should-retry"] == "false"
         assert "retry-after" not in caught.value.response.headers
-        (record,) = (attach(run).record for run in [job.key[2:] for job in priced.jobs.values()])
+        (sent,) = priced.jobs.values()
+        record = attach(str(sent.token).removeprefix("lt")).record
         path.write_text(text.replace("budget: 1e-09", f"budget: {record.billed.amount + 0.5 * cost:.2f}"))
         assert wait(api, create(api, file).id).error.code == "over_budget"
         assert len(priced.jobs) == 1
