@@ -97,6 +97,7 @@ class Endpoint:
         sender.close()
         try:
             self.url: str = receiver.recv()
+            self._api = openai.OpenAI(base_url=self.url, api_key=KEY, max_retries=0, timeout=60)
         except EOFError:  # it died while it went on with what was there
             self._count_kill()
             self._start()
@@ -116,9 +117,9 @@ class Endpoint:
         """Return the answer to a call, which is given the client and the headers of this try."""
         for retry in range(12):
             try:
-                with openai.OpenAI(base_url=self.url, api_key=KEY, max_retries=0, timeout=60) as api:
-                    return call(api, {"x-stainless-retry-count": str(retry)})
+                return call(self._api, {"x-stainless-retry-count": str(retry)})
             except openai.APIConnectionError:
+                self._api.close()
                 self._count_kill()
                 self._start()
         raise RuntimeError("it died twelve times during one call")
@@ -132,10 +133,11 @@ class Endpoint:
                 return job
             if time.monotonic() > deadline:
                 raise RuntimeError(f"job {job_id} is {job.status} after {seconds:.0f} s")
-            time.sleep(0.03)
+            time.sleep(0.1)
 
     def close(self) -> None:
         """End the server."""
+        self._api.close()
         self.kill()
         self.process.join(20)
 

@@ -55,6 +55,9 @@ _STATUS = {
 }
 
 
+_ENDED = ("succeeded", "failed", "cancelled")
+
+
 @dataclass(frozen=True)
 class JobServices:
     """What the jobs are made of and checked by."""
@@ -100,7 +103,7 @@ class Jobs:
             earlier = self._find_earlier(digest, key, attempt)  # it may have been created while this one was checked
             if earlier is not None:
                 return self.describe(earlier)
-            check_queue(key, self._state)
+            check_queue(key, self._count_unfinished(key.owner))
             self._budgets.check_not_spent(key)
             failpoint("job-checked")
             self._audit.record(key, "job.create", id=job.id, model=job.model, target=job.target)
@@ -120,6 +123,17 @@ class Jobs:
             raise RequestError(409, "that Idempotency-Key was used for another job", code="idempotency_error")
         return self._state.change_job(earlier.id, retries=max(earlier.retries, attempt.retry))
 
+    def _count_unfinished(self, owner: str) -> int:
+        """Count the jobs whose clients have not seen them end: one may have ended that is not settled yet."""
+        unsettled = [job for job in self._state.jobs(owner) if not job.settled]
+        return sum(_status(job, self._record_of(job)) not in _ENDED for job in unsettled)
+
+    def _record_of(self, job: JobRecord) -> RunRecord | None:
+        try:
+            return self._store.get(job.run_id)
+        except RunNotFound:
+            return None
+
     def find(self, job_id: str, key: Key) -> JobRecord:
         """Return the owner's job of that id. Raises `RequestError` (404)."""
         job = self._state.job(job_id)
@@ -131,10 +145,8 @@ class Jobs:
 
     def run(self, job: JobRecord) -> Run | None:
         """Return the run of a job; None before it exists."""
-        try:
-            return Run(self._store.get(job.run_id).id, store=self._store)
-        except RunNotFound:
-            return None
+        record = self._record_of(job)
+        return None if record is None else Run(record.id, store=self._store)
 
     def cancel(self, job_id: str, key: Key) -> dict[str, Any]:
         """Cancel a job. Raises `RequestError` when it has ended, or its backend refuses."""
@@ -185,7 +197,7 @@ class Jobs:
     def _find_unfinished(self, job_id: str, key: Key) -> JobRecord:
         job = self.find(job_id, key)
         status = self.describe(job)["status"]
-        if status in ("succeeded", "failed", "cancelled"):
+        if status in _ENDED:
             raise RequestError(
                 400, f"Job has already ended: it is {status}", param="fine_tuning_job_id", code="job_ended"
             )
@@ -201,12 +213,9 @@ class Jobs:
     # --- job objects ---------------------------------------------------------------------------------------------
     def describe(self, job: JobRecord) -> dict[str, Any]:
         """Build the job object of the API."""
-        try:
-            record: RunRecord | None = self._store.get(job.run_id)
-        except RunNotFound:
-            record = None
+        record = self._record_of(job)
         status = _status(job, record)
-        ended = status in ("succeeded", "failed", "cancelled")
+        ended = status in _ENDED
         receipt = None if record is None else record.plan
         hyperparameters = reported_hyperparameters(job, receipt, {} if record is None else record.resolved)
         seed = job.seed if job.seed is not None or receipt is None else receipt.effective("seed")

@@ -12,7 +12,7 @@ from llmtune.runs.costs import cost_run
 from llmtune.runs.store.store import Store
 from llmtune.server.protocol import RequestError
 from llmtune.server.tuning.keys import Key
-from llmtune.server.tuning.state import JobRecord, TuningState
+from llmtune.server.tuning.state import JobRecord
 
 #: Seconds after which a client refused for its unfinished jobs may try again.
 QUEUE_WAIT = 30.0
@@ -98,12 +98,9 @@ class Budgets:
             )
 
 
-def check_queue(key: Key, state: TuningState) -> None:
-    """Refuse another job while too many are unfinished. Raises `RequestError` (429)."""
-    if key.max_unfinished_jobs is None:
-        return
-    unfinished = sum(not job.settled for job in state.jobs(key.owner))
-    if unfinished >= key.max_unfinished_jobs:
+def check_queue(key: Key, unfinished: int) -> None:
+    """Refuse another job while so many of the key's owner are unfinished. Raises `RequestError` (429)."""
+    if key.max_unfinished_jobs is not None and unfinished >= key.max_unfinished_jobs:
         raise RequestError(
             429,
             f"{unfinished} jobs of '{key.owner}' are unfinished, and it may have {key.max_unfinished_jobs}:"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from llmtune.runs.api import attach
+from llmtune.runs.costs import cost_run
 from llmtune.runs.planned import StartOptions
 from llmtune.server.protocol import RequestError
 from llmtune.server.tuning import quotas
@@ -118,8 +119,9 @@ def test_a_budget_is_for_all_jobs_of_a_key(priced: Fake, path: Path) -> None:
         assert caught.value.response.headers["x-should-retry"] == "false"
         assert "retry-after" not in caught.value.response.headers
         (sent,) = priced.jobs.values()
-        record = attach(str(sent.token).removeprefix("lt")).record
-        path.write_text(text.replace("budget: 1e-09", f"budget: {record.billed.amount + 0.5 * cost:.2f}"))
+        spent = cost_run(attach(str(sent.token).removeprefix("lt")).record).spent
+        assert spent is not None
+        path.write_text(text.replace("budget: 1e-09", f"budget: {spent + 0.5 * cost:.2f}"))
         assert wait(api, create(api, file).id).error.code == "over_budget"
         assert len(priced.jobs) == 1
 
