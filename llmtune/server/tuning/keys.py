@@ -251,7 +251,7 @@ def remove_key(path: Path, name: str) -> None:
     def remove(entries: dict[str, Any]) -> None:
         if name not in entries:
             raise UnknownName("key", name, list(entries), where=str(path))
-        dependent = [other for other, entry in entries.items() if other != name and entry.get("owner") == name]
+        dependent = [key for key, entry in entries.items() if key != name and entry.get("owner") == name]
         if dependent:
             raise InvalidSettings(
                 f"{path}: {', '.join(dependent)} work{'s' if len(dependent) == 1 else ''} with the jobs of {name}",

@@ -176,8 +176,8 @@ class Models:
         return self._store.ref(job.run_id, "model", ModelRef)
 
     def _missing(self, name: str, owner: str) -> RequestError:
-        own = self._state.jobs(owner)[:20]
-        names = [*self.map.names, *(job.tuned_name for job in own if self._tuned(job) is not None)]
+        jobs = self._state.jobs(owner)[:20]
+        names = [*self.map.names, *(job.tuned_name for job in jobs if self._tuned(job) is not None)]
         return RequestError(
             404,
             f"The model '{name}' does not exist; there are {', '.join(names) or 'none yet'}",

@@ -86,8 +86,8 @@ class Uploads:
         if key.max_stored_gb is None:
             return None
         with self._lock:
-            own = [record for record in self._records.values() if record.owner == key.owner]
-            stored = sum(record.bytes for record in own if self._pending(record))
+            records = [record for record in self._records.values() if record.owner == key.owner]
+            stored = sum(record.bytes for record in records if self._pending(record))
         stored += sum(file.bytes for file in self._state.files(key.owner))
         return max(0, int(key.max_stored_gb * GIGABYTE) - stored)
 
@@ -98,13 +98,13 @@ class Uploads:
         digest = digest_of([announced.bytes, announced.filename, announced.expires])
         with self._state.creating(key.owner):
             self.remove_expired()
-            own = [record for record in self._records.values() if record.owner == key.owner]
+            records = [record for record in self._records.values() if record.owner == key.owner]
             earlier = self._state.find_retried(
-                newest_first(own), digest=digest, retry=attempt.retry, key=attempt.idempotency_key
+                newest_first(records), digest=digest, retry=attempt.retry, key=attempt.idempotency_key
             )
             if earlier is not None:
                 return self._describe(self._save(earlier, retries=max(earlier.retries, attempt.retry)))
-            if sum(self._pending(record) for record in own) >= MAX_PENDING:
+            if sum(self._pending(record) for record in records) >= MAX_PENDING:
                 raise RequestError(
                     429,
                     f"{MAX_PENDING} uploads are pending already: complete or cancel one",
