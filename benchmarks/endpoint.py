@@ -266,7 +266,7 @@ def measure_clients(_: argparse.Namespace) -> bool:
                 file = timed("upload", lambda: api.files.create(file=content, purpose="fine-tune"))
                 job = timed("create", lambda: api.fine_tuning.jobs.create(model=MODEL, training_file=file.id))
                 while job.status not in ("succeeded", "failed", "cancelled"):
-                    time.sleep(0.2)
+                    time.sleep(1)
                     job = timed("retrieve", lambda job=job: api.fine_tuning.jobs.retrieve(job.id))
                 ask = api.chat.completions.create
                 question = [{"role": "user", "content": "case 1"}]
