@@ -37,6 +37,7 @@ PROSE = {"", "text"}
 #: Python blocks that do not run here: page -> reasons, in order.
 NO_RUN = {
     "docs/after-openai.md": ["needs a server under way"],
+    "docs/serve-teams.md": ["serves until it is stopped"],
     "docs/classification.md": ["needs the SST-2 files"],
     "docs/coming-from/litellm.md": ["litellm is not installed"],
     "docs/coming-from/trl.md": ["TRL is not installed"],
