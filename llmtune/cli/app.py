@@ -18,6 +18,7 @@ from llmtune.cli import (
     import_job,
     info,
     init,
+    keys,
     plan,
     prices,
     rescue,
@@ -107,6 +108,12 @@ evaluate.mount(app, RESULTS, MODEL)
 app.command("costs", rich_help_panel=RESULTS)(costs.costs)
 app.command("ui", rich_help_panel=RESULTS)(ui.ui)
 app.command("serve", rich_help_panel=MODEL)(serve.serve)
+app.add_typer(
+    keys.app,
+    name="keys",
+    help="Make, list and remove the keys of a tuning endpoint's members.",
+    rich_help_panel=MODEL,
+)
 app.command("export", rich_help_panel=MODEL)(export.export)
 app.command("verify", rich_help_panel=MODEL)(verify.verify)
 app.add_typer(data_app, name="data", help="Check, split, convert and look at datasets.", rich_help_panel=DATA)

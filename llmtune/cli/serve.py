@@ -40,6 +40,10 @@ def serve(
         Path | None,
         typer.Option(help="With --tuning: the model map, a YAML file of NAME: PROVIDER:MODEL.", show_default=False),
     ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(help="With --tuning: a key file of `llmtune keys`, in place of --key-from.", show_default=False),
+    ] = None,
     budget: Annotated[
         float | None,
         typer.Option(help="With --tuning: highest estimated cost of one job, in USD.", show_default=False),
@@ -74,13 +78,16 @@ def serve(
                 host=host,
                 port=port,
                 key_from=key_from,
+                keys=keys,
                 spending=StartOptions(budget=budget, yes=yes, allow_unknown_cost=allow_unknown_cost, strict=strict),
                 deploy=deploy,
                 organization=organization,
             ),
-            key_from,
+            None if keys is not None else key_from,
         )
         return
+    if keys is not None:
+        raise InvalidSettings("--keys is for --tuning", hint="without it one key is enough: --key-from")
     if not run:
         raise InvalidSettings("there is no run to serve", hint="name at least one, or pass --tuning")
     from llmtune.server.server import Server
@@ -91,14 +98,16 @@ def serve(
     )
 
 
-def _run(server: HttpServer, key_from: str) -> None:
+def _run(server: HttpServer, key_from: str | None) -> None:
+    """Serve until Ctrl-C. `key_from` is the variable of the one key; None where each client has its own."""
     from llmtune.cli.output import err, out
     from llmtune.server.server import Server, find_serving_command
 
     try:
         out.print(server.url, markup=False, soft_wrap=True)
         requires_key = server.requires_key if isinstance(server, Server) else True
-        key = f'os.environ["{key_from}"]' if requires_key else '"none"'
+        variable = key_from or "OPENAI_API_KEY"
+        key = f'os.environ["{variable}"]' if requires_key else '"none"'
         lines = [f'client = openai.OpenAI(base_url="{server.url}", api_key={key})']
         if isinstance(server, Server):
             lines.append(f'client.chat.completions.create(model="{server.names[0]}", messages=[...])')

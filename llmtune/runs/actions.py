@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from llmtune._retry import with_retries
 from llmtune.errors import LlmtuneError, StoreError
-from llmtune.provider.abilities import Resumable
+from llmtune.provider.abilities import Pausable, Resumable
+from llmtune.provider.limits import NotOffered
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import JobRef, RunState, UploadRef
 from llmtune.redaction.secrets import scrub
@@ -44,6 +45,39 @@ def cancel(store: Store, run_id: str, provider: Provider) -> RunState:
                 job = existing_job
     with_retries(lambda: provider.cancel(job), submission.RETRIES, doing=f"cancellation of run {run_id}")
     return store.transition(run_id, RunState.CANCELLING, "cancellation asked for").state
+
+
+def pause_job(store: Store, run_id: str, provider: Provider) -> None:
+    """Ask the vendor to pause the job of a running run. The run's state changes when a poll sees it paused."""
+    job = _pausable_job(store, run_id, provider, RunState.RUNNING)
+    if isinstance(provider, Pausable):
+        with_retries(lambda: provider.pause(job), submission.RETRIES, doing=f"pause of run {run_id}")
+
+
+def resume_job(store: Store, run_id: str, provider: Provider) -> None:
+    """Ask the vendor to go on with the job of a paused run. The run's state changes when a poll sees it running."""
+    job = _pausable_job(store, run_id, provider, RunState.PAUSED)
+    if isinstance(provider, Pausable):
+        with_retries(lambda: provider.resume(job), submission.RETRIES, doing=f"resumption of run {run_id}")
+
+
+def pause_refusal(record: RunRecord, provider: Provider) -> str | None:
+    """Return why the jobs of this provider cannot be paused; None where they can."""
+    ability = provider.capabilities(record.plan.target).abilities.pause
+    if isinstance(ability, NotOffered):
+        return ability.reason
+    return None if isinstance(provider, Pausable) else "llmtune cannot pause its jobs"
+
+
+def _pausable_job(store: Store, run_id: str, provider: Provider, state: RunState) -> JobRef:
+    """Return the job of a run that is in that state. Raises `LlmtuneError` otherwise."""
+    record, job = store.get(run_id), store.ref(run_id, "job", JobRef)
+    refusal = pause_refusal(record, provider)
+    if refusal is not None:
+        raise LlmtuneError(f"jobs of {record.provider} are not paused: {refusal}")
+    if job is None or record.state is not state:
+        raise LlmtuneError(f"run {run_id} is not {state.value} but {record.state.value}")
+    return job
 
 
 def _end_unsubmitted_run(store: Store, record: RunRecord, provider: Provider) -> RunState:

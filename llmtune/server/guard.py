@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,11 @@ def refuse(error: RequestError) -> Response:
     """Return the error response to a refused request."""
     from starlette.responses import Response
 
-    headers = {"retry-after": f"{max(1, round(error.wait))}"} if error.wait is not None else None
+    headers = None
+    if error.wait is not None:
+        headers = {"retry-after": f"{max(1, math.ceil(error.wait))}"}
+    elif error.status == 429:
+        headers = {"x-should-retry": "false"}  # read by OpenAI's clients, which try every other 429 again
     # A message may quote the request: a secret, a control character, a lone surrogate.
     return Response(dump_json(error.body, indent=False), error.status, headers, media_type="application/json")
 
@@ -93,9 +98,21 @@ def refuse_foreign_page(request: Request) -> None:
 
 def check_key(request: Request, key: str) -> None:
     """Refuse a request without the key. Raises `RequestError` (401)."""
-    sent = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-    if not hmac.compare_digest(sent.encode(), key.encode()):
-        raise RequestError(401, "the API key is missing or wrong", code="invalid_api_key")
+    if not hmac.compare_digest(sent_key(request).encode(), key.encode()):
+        raise wrong_key()
+
+
+def sent_key(request: Request) -> str:
+    """Return the key that a request sends: `Authorization: Bearer KEY`, or `api-key: KEY`; "" for none."""
+    authorization = request.headers.get("authorization")
+    if authorization is None:
+        return request.headers.get("api-key", "").strip()
+    return authorization.removeprefix("Bearer ").strip()
+
+
+def wrong_key() -> RequestError:
+    """Return the error of a request whose key is missing or wrong."""
+    return RequestError(401, "the API key is missing or wrong", code="invalid_api_key")
 
 
 def require_json(request: Request) -> None:

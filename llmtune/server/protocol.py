@@ -41,7 +41,10 @@ _SUPPORTED = (
 
 
 class RequestError(Exception):
-    """A refused request: HTTP status, OpenAI's error object, and the seconds of Retry-After (`wait`)."""
+    """A refused request: HTTP status, OpenAI's error object, and the seconds of Retry-After (`wait`).
+
+    A 429 without `wait` is a limit that waiting does not lift: clients are asked not to try again.
+    """
 
     def __init__(
         self, status: int, message: str, *, param: str | None = None, code: str | None = None, wait: float | None = None
@@ -52,6 +55,8 @@ class RequestError(Exception):
         kind = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}.get(
             status, "invalid_request_error" if status < 500 else "server_error"
         )
+        if code == "insufficient_quota":
+            kind = code  # https://platform.openai.com/docs/guides/error-codes (2026-11)
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
     @classmethod

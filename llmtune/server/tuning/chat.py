@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from llmtune.errors import InvalidData, LlmtuneError
@@ -46,8 +47,8 @@ class ModelPool:
         self._sweeper = threading.Thread(target=self._close_idle_models, name="llmtune-models", daemon=True)
         self._sweeper.start()
 
-    def get_queue(self, target: Target) -> BatchQueue:
-        """Return the queue of a model, and open the model first if it is not open.
+    def get_queue(self, target: Target, on_open: Callable[[], None]) -> BatchQueue:
+        """Return the queue of a model, and open the model first if it is not open; `on_open` is called before that.
 
         Raises:
             RequestError: too many models are in use, or this one cannot be opened.
@@ -63,6 +64,7 @@ class ModelPool:
                 evicted = self._evict()
             if evicted is not None:
                 _close(*evicted)
+            on_open()
             model = self._open(target)
             with self._lock:
                 self._models[target] = model

@@ -3,140 +3,131 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-import os
 import secrets
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
-from llmtune._safety.private_files import open_private
 from llmtune.server.protocol import RequestError
-from llmtune.server.tuning.multipart import MultipartReader, PartStart
-from llmtune.server.tuning.state import FileRecord, TuningState, digest_of, new_file_id
+from llmtune.server.tuning.audit import AuditLog
+from llmtune.server.tuning.keys import Key
+from llmtune.server.tuning.quotas import storage_full
+from llmtune.server.tuning.receive import ReceivedFile, receive_form
+from llmtune.server.tuning.state import Attempt, FileRecord, TuningState, digest_of, new_id
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from starlette.requests import Request
 
-#: Bytes that a file may have, and seconds within which it must arrive.
-MAX_FILE_BYTES, UPLOAD_SECONDS = 512 << 20, 600.0
-_FIELD_BYTES = 4096
-_PURPOSE = "fine-tune"
-_FIELDS = ("purpose", "file", "expires_after[anchor]", "expires_after[seconds]")
+#: Bytes that a file may have which is sent in one piece.
+MAX_FILE_BYTES = 512 << 20
+#: Bytes that the first row of a file may have: it is read to see whether the file is JSON Lines.
+MAX_ROW_BYTES = 64 << 20
+PURPOSE = "fine-tune"
+_FIELDS = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
 
 
-class _Upload:
-    """An upload in progress: written to a temporary file in the content folder, and hashed on the way."""
+class Files:
+    """The files of all owners; each sees its own only. `remaining` gives the bytes that an owner may still store."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / f".upload-{secrets.token_hex(8)}.tmp"
-        self.fields: dict[str, bytes] = {}
-        self.filename: str | None = None
-        self.size = 0
-        self._hash = hashlib.sha256()
-        self._file: BinaryIO | None = None
+    def __init__(self, state: TuningState, audit: AuditLog, remaining: Callable[[Key], int | None]) -> None:
+        self.state = state
+        self._audit, self._remaining = audit, remaining
 
-    @property
-    def sha256(self) -> str:
-        """Hash of the bytes so far, as a hexadecimal string."""
-        return self._hash.hexdigest()
+    async def receive(self, request: Request, key: Key, attempt: Attempt) -> FileRecord:
+        """Read an upload to its end and store the file for the key's owner.
 
-    def write(self, field: str, data: bytes) -> None:
-        """Append bytes of a field. Raises `RequestError` when it grows too large."""
-        if field != "file":
-            self.fields[field] = self.fields[field] + data
-            if len(self.fields[field]) > _FIELD_BYTES:
-                raise RequestError(400, f"{field} is too long", param=field, code="invalid_value")
-            return
-        self.size += len(data)
-        if self.size > MAX_FILE_BYTES:
-            raise RequestError(
-                413, f"a file may have at most {MAX_FILE_BYTES >> 20} MB", param="file", code="request_too_large"
+        Raises:
+            RequestError: the body is none, the file is too large, cannot be trained on, or has no space left.
+        """
+        limit, remaining = MAX_FILE_BYTES, self._remaining(key)
+        error = RequestError(413, f"a file may have at most {limit >> 20} MB", param="file", code="request_too_large")
+        if remaining is not None and remaining < limit:
+            limit, error = remaining, storage_full(key)
+        path = self.state.content / f".upload-{secrets.token_hex(8)}.tmp"
+        received = ReceivedFile(path, "file", _FIELDS, limit=limit, too_large=error)
+        try:
+            await receive_form(request, received)
+            expires = await asyncio.to_thread(_check, received)
+            return await asyncio.to_thread(self._store, received, key, expires, attempt)
+        finally:
+            received.close()
+
+    def find(self, file_id: str, key: Key) -> FileRecord:
+        """Return the owner's file of that id. Raises `RequestError` (404)."""
+        record = self.state.file(file_id, key.owner)
+        if record is None:
+            raise RequestError(404, f"No such File object: {file_id}", param="id", code="not_found")
+        return record
+
+    def delete(self, file_id: str, key: Key) -> None:
+        """Delete the owner's file of that id. Raises `RequestError` (404)."""
+        record = self.find(file_id, key)
+        self._audit.record(key, "file.delete", id=file_id)
+        self.state.delete_file(record)
+
+    def _store(self, received: ReceivedFile, key: Key, expires: float | None, attempt: Attempt) -> FileRecord:
+        digest = digest_of([received.sha256, received.filename, expires])
+        with self.state.creating(key.owner):
+            earlier = self.state.find_retried(
+                self.state.files(key.owner), digest=digest, retry=attempt.retry, key=attempt.idempotency_key
             )
-        if self._file is None:
-            self._file = open_private(self.path, "wb")
-        self._hash.update(data)
-        self._file.write(data)
-
-    def flush(self) -> None:
-        """Flush the file to disk and close it."""
-        if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._file = None
-
-    def close(self) -> None:
-        """Close and remove the temporary file, unless it was moved to its final name."""
-        if self._file is not None:
-            self._file.close()
-        self.path.unlink(missing_ok=True)
-
-
-async def receive_file(request: Request, state: TuningState, *, retry: int, key: str | None) -> FileRecord:
-    """Read an upload to its end and store the file. Raises `RequestError`."""
-    upload = _Upload(state.content)
-    try:
-        async with asyncio.timeout(UPLOAD_SECONDS):
-            await _read(_stream(request), MultipartReader(request.headers.get("content-type", "")), upload)
-        expires = _check(upload)
-        return await asyncio.to_thread(_store, upload, state, expires, retry, key)
-    except TimeoutError:
-        raise RequestError(408, f"the file did not arrive within {UPLOAD_SECONDS:.0f} seconds") from None
-    finally:
-        upload.close()
+            if earlier is not None:
+                earlier = earlier.model_copy(update={"retries": max(earlier.retries, attempt.retry)})
+                self.state.update_file(earlier)
+                return earlier
+            remaining = self._remaining(key)
+            if remaining is not None and received.size > remaining:  # others were stored meanwhile
+                raise storage_full(key)
+            now = time.time()
+            record = FileRecord(
+                id=new_id("file-"),
+                created=now,
+                owner=key.owner,
+                digest=digest,
+                idempotency_key=attempt.idempotency_key,
+                sha256=received.sha256,
+                bytes=received.size,
+                filename=received.filename or "",
+                purpose=PURPOSE,
+                expires=None if expires is None else now + expires,
+            )
+            self._audit.record(key, "file.create", id=record.id, bytes=record.bytes, sha256=record.sha256)
+            return self.state.add_file(received.path, record)
 
 
-async def _stream(request: Request) -> AsyncIterator[bytes]:
-    from starlette.requests import ClientDisconnect
-
-    try:
-        async for data in request.stream():
-            yield data
-    except ClientDisconnect:
-        raise RequestError(400, "the client disconnected") from None
-
-
-async def _read(stream: AsyncIterator[bytes], reader: MultipartReader, upload: _Upload) -> None:
-    field = ""
-    async for data in stream:
-        for part in reader.feed(data):
-            if not isinstance(part, PartStart):
-                upload.write(field, part.data)
-                continue
-            field = part.name
-            if field not in _FIELDS:
-                raise RequestError(
-                    400, f"{field} is not a parameter of this request here", param=field, code="unknown_parameter"
-                )
-            if field in upload.fields or (field == "file" and upload.filename is not None):
-                raise RequestError(400, f"{field} is sent twice", param=field, code="invalid_value")
-            if field == "file":
-                upload.filename = Path(part.filename or "file.jsonl").name
-            else:
-                upload.fields[field] = b""
-    reader.close()
-
-
-def _check(upload: _Upload) -> float | None:
+def _check(received: ReceivedFile) -> float | None:
     """Refuse a file that cannot be trained on; return the seconds until it expires, None for never."""
-    purpose = upload.fields.get("purpose", b"").decode(errors="replace")
-    if purpose != _PURPOSE:
+    check_purpose(received.fields.get("purpose", b"").decode(errors="replace"))
+    if received.filename is None or received.size == 0:
+        raise RequestError(400, "file is missing or empty", param="file", code="invalid_value")
+    check_rows(received.path)
+    anchor, seconds = received.fields.get("expires_after[anchor]"), received.fields.get("expires_after[seconds]")
+    if anchor is None and seconds is None:
+        return None
+    number = int(seconds) if seconds is not None and seconds.isdigit() else None
+    return read_expiry(None if anchor is None else anchor.decode(errors="replace"), number)
+
+
+def check_purpose(purpose: str) -> None:
+    """Refuse a file that is for something else than tuning. Raises `RequestError` (400)."""
+    if purpose != PURPOSE:
         raise RequestError(
             400,
-            f"purpose must be '{_PURPOSE}', the only one that is served here"
+            f"purpose must be '{PURPOSE}', the only one that is served here"
             + (f", not '{purpose}'" if purpose else ""),
             param="purpose",
             code="invalid_value",
         )
-    if upload.filename is None or upload.size == 0:
-        raise RequestError(400, "file is missing or empty", param="file", code="invalid_value")
-    upload.flush()
-    with upload.path.open("rb") as content:
-        line = next((line for line in content if line.strip()), b"").removeprefix(b"\xef\xbb\xbf")
+
+
+def check_rows(path: Path) -> None:
+    """Refuse a file whose first line is no row. Raises `RequestError` (400)."""
+    with path.open("rb") as content:
+        line = content.readline(MAX_ROW_BYTES).removeprefix(b"\xef\xbb\xbf")
+        while line and not line.strip():
+            line = content.readline(MAX_ROW_BYTES)
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
@@ -148,14 +139,15 @@ def _check(upload: _Upload) -> float | None:
             param="file",
             code="invalid_file_format",
         )
-    anchor, seconds = upload.fields.get("expires_after[anchor]"), upload.fields.get("expires_after[seconds]")
-    if anchor is None and seconds is None:
-        return None
-    if anchor != b"created_at":
+
+
+def read_expiry(anchor: Any, seconds: Any) -> float:
+    """Return the seconds that a file is kept. Raises `RequestError` (400)."""
+    if anchor != "created_at":
         raise RequestError(
             400, "expires_after.anchor must be 'created_at'", param="expires_after", code="invalid_value"
         )
-    if seconds is None or not seconds.isdigit() or not 3600 <= int(seconds) <= 2592000:
+    if not isinstance(seconds, int) or isinstance(seconds, bool) or not 3600 <= seconds <= 2592000:
         raise RequestError(
             400,
             "expires_after.seconds must be a whole number from 3600 to 2592000",
@@ -163,28 +155,6 @@ def _check(upload: _Upload) -> float | None:
             code="invalid_value",
         )
     return float(seconds)
-
-
-def _store(upload: _Upload, state: TuningState, expires: float | None, retry: int, key: str | None) -> FileRecord:
-    digest = digest_of([upload.sha256, upload.filename, expires])
-    earlier = state.find_retried(state.files(), digest=digest, retry=retry, key=key)
-    if earlier is not None:
-        earlier = earlier.model_copy(update={"retries": max(earlier.retries, retry)})
-        state.update_file(earlier)
-        return earlier
-    now = time.time()
-    record = FileRecord(
-        id=new_file_id(),
-        created=now,
-        digest=digest,
-        idempotency_key=key,
-        sha256=upload.sha256,
-        bytes=upload.size,
-        filename=upload.filename or "",
-        purpose=_PURPOSE,
-        expires=None if expires is None else now + expires,
-    )
-    return state.add_file(upload.path, record)
 
 
 def file_object(record: FileRecord) -> dict[str, Any]:
@@ -201,11 +171,3 @@ def file_object(record: FileRecord) -> dict[str, Any]:
     if record.expires is not None:
         body["expires_at"] = int(record.expires)
     return body
-
-
-def find_file(state: TuningState, file_id: str, *, param: str = "id") -> FileRecord:
-    """Return the file of that id. Raises `RequestError` (404)."""
-    record = state.file(file_id)
-    if record is None:
-        raise RequestError(404, f"No such File object: {file_id}", param=param, code="not_found")
-    return record

@@ -11,13 +11,13 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from llmtune._safety.private_files import open_private
-from llmtune.errors import LlmtuneError, RunNotFound, StoreError, TransientError
+from llmtune.errors import InvalidSettings, LlmtuneError, RunNotFound, StoreError, TransientError
 from llmtune.provider.types import RunState
 from llmtune.redaction.secrets import scrub, scrub_error
 from llmtune.runs.failpoints import failpoint
@@ -27,8 +27,10 @@ from llmtune.runs.poller import Update, poller
 from llmtune.runs.run import Run
 from llmtune.runs.store.store import Store
 from llmtune.server.tuning.events import result_csv
+from llmtune.server.tuning.keys import Keys
 from llmtune.server.tuning.models import Target
-from llmtune.server.tuning.state import FileRecord, JobRecord, TuningState
+from llmtune.server.tuning.quotas import Budgets
+from llmtune.server.tuning.state import FileRecord, JobRecord, TuningState, derive_id
 from llmtune.server.tuning.translate import build_job, to_request_error
 
 log = logging.getLogger("llmtune")
@@ -40,8 +42,9 @@ PAUSE = 30.0
 class Follower:
     """Brings every unfinished job to its end, in its own threads."""
 
-    def __init__(self, state: TuningState, store: Store, options: StartOptions) -> None:
+    def __init__(self, state: TuningState, store: Store, options: StartOptions, keys: Keys, budgets: Budgets) -> None:
         self._state, self._store, self._options = state, store, options
+        self._keys, self._budgets = keys, budgets
         self._workers = ThreadPoolExecutor(4, thread_name_prefix="llmtune-tuning")
         self._closed = threading.Event()
         self._unfollow: dict[str, Callable[[], None]] = {}
@@ -51,7 +54,7 @@ class Follower:
 
         `served` are runs whose models are served besides those of the jobs.
         """
-        for job in reversed(self._state.jobs()):
+        for job in reversed(self._state.every_job()):
             if not job.settled:
                 self.follow(job.id)
             elif job.error is None and not job.model_deleted:
@@ -127,10 +130,10 @@ class Follower:
             self._state.change_job(job.id, settled=True, ended=time.time())
             return False
         target = Target.parse(job.target, job.id)
-        options = replace(self._options, new=True, run_id=job.run_id)
         try:
             backend = target.backend()
-            prepare_run(self._store, build_job(job, target, backend.name, self._state), backend, options)
+            with self._admit(job) as options:
+                prepare_run(self._store, build_job(job, target, backend.name, self._state), backend, options)
         except (TransientError, StoreError):  # not a refusal: `_submit` tries again
             raise
         except LlmtuneError as error:
@@ -142,6 +145,23 @@ class Follower:
             return False
         failpoint("planned")
         return True
+
+    @contextlib.contextmanager
+    def _admit(self, job: JobRecord) -> Iterator[StartOptions]:
+        """Yield the options of a job, with what its owner may still spend. Raises `InvalidSettings`."""
+        options = replace(self._options, new=True, run_id=job.run_id)
+        key = self._keys.get_owner(job.owner)
+        if key is None:
+            name = f"'{job.owner}'" if job.owner else "from the environment"
+            raise InvalidSettings(f"the key {name} with which this job was created is not accepted any more")
+        if key.budget is None:
+            yield options
+            return
+        # One job of an owner at a time: each is admitted to what those before it have left of the budget.
+        with self._budgets.lock(job.owner):
+            remaining = max(0.0, key.budget - self._budgets.spent(job.owner))
+            budget = remaining if options.budget is None else min(options.budget, remaining)
+            yield replace(options, budget=budget, yes=True)
 
     def _on_update(self, job_id: str, update: Update) -> None:
         """React to the last update of a run. Runs in the poller's threads, which must not wait for the disk."""
@@ -180,13 +200,14 @@ class Follower:
     def _write_results(self, job: JobRecord, run: Run) -> str:
         content = result_csv(run.metrics())
         # Named by the run, so that writing it again after a kill makes no second file.
-        file_id = f"file-{hashlib.sha256(f'results {job.run_id}'.encode()).hexdigest()[:22]}"
+        file_id = derive_id("file-", f"results {job.run_id}")
         temporary: Path = self._state.content / f".{file_id}.tmp"
         with open_private(temporary, "wb") as file:
             file.write(content)
         record = FileRecord(
             id=file_id,
             created=run.record.updated,
+            owner=job.owner,
             sha256=hashlib.sha256(content).hexdigest(),
             bytes=len(content),
             filename="step_metrics.csv",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from llmtune.errors import InvalidData, LlmtuneError, RunNotFound
+from llmtune.provider.protocol import Provider
 from llmtune.provider.receipt import DatasetStatus
 from llmtune.provider.types import RunState
 from llmtune.redaction.secrets import refuse_secrets
+from llmtune.runs.actions import pause_job, pause_refusal, resume_job
 from llmtune.runs.failpoints import failpoint
 from llmtune.runs.ids import new_run_id
 from llmtune.runs.planned import StartOptions, check_can_run
@@ -20,9 +23,12 @@ from llmtune.runs.run import Run
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store
 from llmtune.server.protocol import RequestError
+from llmtune.server.tuning.audit import AuditLog
 from llmtune.server.tuning.follower import Follower
-from llmtune.server.tuning.models import Models, tuned_name
-from llmtune.server.tuning.state import JOB_PREFIX, FileRecord, JobRecord, TuningState, digest_of
+from llmtune.server.tuning.keys import Key, Keys
+from llmtune.server.tuning.models import Models, Target, tuned_name
+from llmtune.server.tuning.quotas import Budgets, check_queue
+from llmtune.server.tuning.state import JOB_PREFIX, Attempt, FileRecord, JobRecord, TuningState, digest_of
 from llmtune.server.tuning.translate import (
     CreateJob,
     build_job,
@@ -31,14 +37,15 @@ from llmtune.server.tuning.translate import (
     to_request_error,
 )
 
-#: The API's status for each state of a run. It has none for a paused run, or for a cancellation in progress.
+#: The API's status for each state of a run. It has none for a cancellation in progress. "paused" is not in the list of
+#: the published document, but in its example of a paused job.
 _STATUS = {
     RunState.PLANNED: "validating_files",
     RunState.UPLOADING: "validating_files",
     RunState.SUBMITTING: "queued",
     RunState.QUEUED: "queued",
     RunState.RUNNING: "running",
-    RunState.PAUSED: "running",
+    RunState.PAUSED: "paused",
     RunState.CANCELLING: "running",
     RunState.FINALIZING: "running",
     RunState.SUCCEEDED: "succeeded",
@@ -48,40 +55,89 @@ _STATUS = {
 }
 
 
+_ENDED = ("succeeded", "failed", "cancelled")
+
+
+@dataclass(frozen=True)
+class JobServices:
+    """What the jobs are made of and checked by."""
+
+    state: TuningState
+    store: Store
+    models: Models
+    follower: Follower
+    options: StartOptions
+    keys: Keys
+    budgets: Budgets
+    audit: AuditLog
+
+
 class Jobs:
-    """The jobs of the endpoint: each is a run in the store."""
+    """The jobs of the endpoint: each is a run in the store. An owner sees its own only."""
 
-    def __init__(
-        self, state: TuningState, store: Store, models: Models, follower: Follower, options: StartOptions
-    ) -> None:
-        self._state, self._store = state, store
-        self._models, self._follower, self._options = models, follower, options
+    def __init__(self, services: JobServices) -> None:
+        self._state, self._store = services.state, services.store
+        self._models, self._follower, self._options = services.models, services.follower, services.options
+        self._keys, self._budgets, self._audit = services.keys, services.budgets, services.audit
 
-    def create(self, body: Mapping[str, Any], *, retry: int = 0, key: str | None = None) -> dict[str, Any]:
+    def create(self, body: Mapping[str, Any], key: Key, attempt: Attempt) -> dict[str, Any]:
         """Create a job and return its job object. Errors in the rows fail the job later; all others raise now.
 
         Raises:
-            RequestError: a field is invalid, a file or the model does not exist, or the backend cannot run the job.
+            RequestError: a field is invalid, a file or the model does not exist, the backend cannot run the job, or
+                the key's owner has too many unfinished jobs or no budget left.
         """
         request = parse_create_request(body)
+        name = self._keys.find_in(json.dumps(body, ensure_ascii=False))
+        if name is not None:  # before anything of it is written down
+            raise RequestError(
+                400, f"the request holds the key '{name}': a job is no place for it", code="invalid_value"
+            )
         digest = digest_of(asdict(request))
-        earlier = self._state.find_retried(self._state.jobs(), digest=digest, retry=retry, key=key)
+        earlier = self._find_earlier(digest, key, attempt)
         if earlier is not None:
-            if earlier.digest != digest:
-                raise RequestError(409, "that Idempotency-Key was used for another job", code="idempotency_error")
-            return self.describe(self._state.change_job(earlier.id, retries=max(earlier.retries, retry)))
-        job = self._record(request, digest, key)
+            return self.describe(earlier)
+        job = self._record(request, digest, key, attempt)
         self._check(job)
-        failpoint("job-checked")
-        self._state.save_job(job)
+        with self._state.creating(key.owner):
+            earlier = self._find_earlier(digest, key, attempt)  # it may have been created while this one was checked
+            if earlier is not None:
+                return self.describe(earlier)
+            check_queue(key, self._count_unfinished(key.owner))
+            self._budgets.check_not_spent(key)
+            failpoint("job-checked")
+            self._audit.record(key, "job.create", id=job.id, model=job.model, target=job.target)
+            self._state.save_job(job)
         failpoint("job-recorded")
         self._follower.follow(job.id)
         return self.describe(job)
 
-    def find(self, job_id: str) -> JobRecord:
-        """Return the job of that id. Raises `RequestError` (404)."""
+    def _find_earlier(self, digest: str, key: Key, attempt: Attempt) -> JobRecord | None:
+        """Return the job that an earlier attempt of the same request created. Raises `RequestError` (409)."""
+        earlier = self._state.find_retried(
+            self._state.jobs(key.owner), digest=digest, retry=attempt.retry, key=attempt.idempotency_key
+        )
+        if earlier is None:
+            return None
+        if earlier.digest != digest:
+            raise RequestError(409, "that Idempotency-Key was used for another job", code="idempotency_error")
+        return self._state.change_job(earlier.id, retries=max(earlier.retries, attempt.retry))
+
+    def _count_unfinished(self, owner: str) -> int:
+        """Count the jobs whose clients have not seen them end: one may have ended that is not settled yet."""
+        unsettled = [job for job in self._state.jobs(owner) if not job.settled]
+        return sum(_status(job, self._record_of(job)) not in _ENDED for job in unsettled)
+
+    def _record_of(self, job: JobRecord) -> RunRecord | None:
+        try:
+            return self._store.get(job.run_id)
+        except RunNotFound:
+            return None
+
+    def find(self, job_id: str, key: Key) -> JobRecord:
+        """Return the owner's job of that id. Raises `RequestError` (404)."""
         job = self._state.job(job_id)
-        if job is None:
+        if job is None or job.owner != key.owner:
             raise RequestError(
                 404, f"Could not find fine tune: {job_id}", param="fine_tuning_job_id", code="fine_tune_not_found"
             )
@@ -89,28 +145,67 @@ class Jobs:
 
     def run(self, job: JobRecord) -> Run | None:
         """Return the run of a job; None before it exists."""
-        try:
-            return Run(self._store.get(job.run_id).id, store=self._store)
-        except RunNotFound:
-            return None
+        record = self._record_of(job)
+        return None if record is None else Run(record.id, store=self._store)
 
-    def cancel(self, job_id: str) -> dict[str, Any]:
+    def cancel(self, job_id: str, key: Key) -> dict[str, Any]:
         """Cancel a job. Raises `RequestError` when it has ended, or its backend refuses."""
-        job = self.find(job_id)
+        job = self._find_unfinished(job_id, key)
+        self._audit.record(key, "job.cancel", id=job_id)
+        try:
+            self._follower.cancel(job.id)
+        except LlmtuneError as error:
+            raise RequestError.of(error) from error
+        return self.describe(self.find(job_id, key))
+
+    def pause(self, job_id: str, key: Key) -> dict[str, Any]:
+        """Ask the backend to pause a running job. Raises `RequestError` when it cannot, or the job is not running."""
+        return self._halt(job_id, key, "pause", pause_job, "running")
+
+    def resume(self, job_id: str, key: Key) -> dict[str, Any]:
+        """Ask the backend to resume a paused job. Raises `RequestError` when it cannot, or the job is not paused."""
+        return self._halt(job_id, key, "resume", resume_job, "paused")
+
+    def _halt(
+        self, job_id: str, key: Key, verb: str, action: Callable[[Store, str, Provider], None], required: str
+    ) -> dict[str, Any]:
+        job = self.find(job_id, key)
+        run = self.run(job)
+        if run is not None:
+            refusal = pause_refusal(run.record, run.provider)
+            if refusal is not None:
+                raise RequestError(
+                    400,
+                    f"{verb}: a job at {run.record.provider} cannot be paused: {refusal}",
+                    code="unsupported_endpoint",
+                )
         status = self.describe(job)["status"]
-        if status in ("succeeded", "failed", "cancelled"):
+        if run is None or status != required:
+            raise RequestError(
+                400,
+                f"only a job that is {required} can be {verb}d: this one is {status}",
+                param="fine_tuning_job_id",
+                code="invalid_job_state",
+            )
+        self._audit.record(key, f"job.{verb}", id=job_id)
+        try:
+            action(self._store, run.id, run.provider)
+        except LlmtuneError as error:
+            raise RequestError.of(error) from error
+        return self.describe(self.find(job_id, key))
+
+    def _find_unfinished(self, job_id: str, key: Key) -> JobRecord:
+        job = self.find(job_id, key)
+        status = self.describe(job)["status"]
+        if status in _ENDED:
             raise RequestError(
                 400, f"Job has already ended: it is {status}", param="fine_tuning_job_id", code="job_ended"
             )
-        try:
-            self._follower.cancel(job_id)
-        except LlmtuneError as error:
-            raise RequestError.of(error) from error
-        return self.describe(self.find(job_id))
+        return job
 
-    def list(self, metadata: Mapping[str, str] | None, *, without: bool) -> list[JobRecord]:
-        """List jobs, newest first: those with all of `metadata`, or (`without`) those that have none."""
-        jobs = self._state.jobs()
+    def list(self, key: Key, metadata: Mapping[str, str] | None, *, without: bool) -> list[JobRecord]:
+        """List the owner's jobs, newest first: those with all of `metadata`, or (`without`) those that have none."""
+        jobs = self._state.jobs(key.owner)
         if without:
             return [job for job in jobs if not job.metadata]
         return [job for job in jobs if (metadata or {}).items() <= (job.metadata or {}).items()]
@@ -118,12 +213,9 @@ class Jobs:
     # --- job objects ---------------------------------------------------------------------------------------------
     def describe(self, job: JobRecord) -> dict[str, Any]:
         """Build the job object of the API."""
-        try:
-            record: RunRecord | None = self._store.get(job.run_id)
-        except RunNotFound:
-            record = None
+        record = self._record_of(job)
         status = _status(job, record)
-        ended = status in ("succeeded", "failed", "cancelled")
+        ended = status in _ENDED
         receipt = None if record is None else record.plan
         hyperparameters = reported_hyperparameters(job, receipt, {} if record is None else record.resolved)
         seed = job.seed if job.seed is not None or receipt is None else receipt.effective("seed")
@@ -157,13 +249,13 @@ class Jobs:
         }
 
     # --- creation ------------------------------------------------------------------------------------------------
-    def _record(self, request: CreateJob, digest: str, key: str | None) -> JobRecord:
-        training = self._file(request.training_file, "training_file")
+    def _record(self, request: CreateJob, digest: str, key: Key, attempt: Attempt) -> JobRecord:
+        training = self._file(request.training_file, "training_file", key)
         validation = None
         if request.validation_file is not None:
-            validation = self._file(request.validation_file, "validation_file")
+            validation = self._file(request.validation_file, "validation_file", key)
         try:
-            model = self._models.find(request.model)
+            model = self._models.find(request.model, key.owner)
         except RequestError as error:
             raise RequestError(
                 400,
@@ -176,8 +268,9 @@ class Jobs:
         return JobRecord(
             id=f"{JOB_PREFIX}{run_id}",
             created=time.time(),
+            owner=key.owner,
             digest=digest,
-            idempotency_key=key,
+            idempotency_key=attempt.idempotency_key,
             model=request.model,
             target=str(model.target),
             tuned_name=tuned_name(request.model, self._models.organization, request.suffix, run_id),
@@ -190,8 +283,8 @@ class Jobs:
             metadata=request.metadata,
         )
 
-    def _file(self, file_id: str, field: str) -> FileRecord:
-        record = self._state.file(file_id)
+    def _file(self, file_id: str, field: str, key: Key) -> FileRecord:
+        record = self._state.file(file_id, key.owner)
         if record is None or record.purpose != "fine-tune":
             raise RequestError(400, f"invalid {field}: {file_id}", param=field, code="invalid_file")
         return record
@@ -199,7 +292,7 @@ class Jobs:
     def _check(self, job: JobRecord) -> None:
         """Check the job as far as is possible without reading a row. Raises `RequestError`."""
         try:
-            target = self._models.find(job.model).target
+            target = Target.parse(job.target, job.id)
             backend = target.backend()
             spec = build_job(job, target, backend.name, self._state)
             refuse_secrets(spec.to_dict())  # before anything of it is written down

@@ -122,41 +122,42 @@ class Resolved:
 
 
 class Models:
-    """All models of the endpoint."""
+    """The models of the endpoint: those of the map for everybody, and each owner's tuned ones."""
 
     def __init__(self, models: ModelMap, state: TuningState, store: Store, *, organization: str, since: float) -> None:
         self.map = models
         self.organization = organization
         self._state, self._store, self._since = state, store, since
 
-    def __iter__(self) -> Iterator[Resolved]:
+    def list(self, owner: str) -> Iterator[Resolved]:
+        """Yield the models that an owner may ask, those of the map first."""
         for name in self.map.names:
-            yield self.find(name)
-        for job in self._state.jobs():
+            yield self.find(name, owner)
+        for job in self._state.jobs(owner):
             if self._tuned(job) is not None:
-                yield self.find(job.tuned_name)
+                yield self.find(job.tuned_name, owner)
 
-    def find(self, name: str) -> Resolved:
-        """Return the model of that name. Raises `RequestError` (404)."""
+    def find(self, name: str, owner: str) -> Resolved:
+        """Return the model of that name, if the owner may ask it. Raises `RequestError` (404)."""
         target = self.map.get(name)
         if target is not None:
             return Resolved(name, target, self._since)
         tuned, _, step = name.partition(_CHECKPOINT)
-        job = next((record for record in self._state.jobs() if record.tuned_name == tuned), None)
+        job = self._state.find_tuned(tuned, owner)
         model = None if job is None else self._tuned(job)
         if job is None or model is None:
-            raise self._missing(name)
+            raise self._missing(name, owner)
         run_id = job.run_id
         if step:
             steps = {str(ref.data.get("step")): ref.id for ref in Run(run_id, store=self._store).checkpoints}
             if step not in steps:
-                raise self._missing(name)
+                raise self._missing(name, owner)
             run_id = f"{run_id}@{steps[step]}"
         return Resolved(name, Target("run", run_id), job.ended or job.created, job)
 
-    def delete(self, name: str) -> None:
-        """Delete a tuned model at its backend. Raises `RequestError`."""
-        resolved = self.find(name)
+    def delete(self, name: str, owner: str) -> None:
+        """Delete an owner's tuned model at its backend. Raises `RequestError`."""
+        resolved = self.find(name, owner)
         if resolved.job is None or resolved.target.checkpoint is not None:
             raise RequestError(
                 403, f"{name} is not a tuned model of this endpoint, so it cannot be deleted", param="model"
@@ -174,8 +175,9 @@ class Models:
             return None
         return self._store.ref(job.run_id, "model", ModelRef)
 
-    def _missing(self, name: str) -> RequestError:
-        names = [*self.map.names, *(job.tuned_name for job in self._state.jobs()[:20] if self._tuned(job) is not None)]
+    def _missing(self, name: str, owner: str) -> RequestError:
+        jobs = self._state.jobs(owner)[:20]
+        names = [*self.map.names, *(job.tuned_name for job in jobs if self._tuned(job) is not None)]
         return RequestError(
             404,
             f"The model '{name}' does not exist; there are {', '.join(names) or 'none yet'}",

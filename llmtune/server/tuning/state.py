@@ -4,6 +4,8 @@
     HOME/tuning/content/SHA256.jsonl content, stored once for all files that have it
     HOME/tuning/files/ID.json        one record per file
     HOME/tuning/jobs/ID.json         one record per job: the request, and the id of its run
+    HOME/tuning/uploads/ID.json      one record per upload in parts; the parts are in the folder ID beside it
+    HOME/tuning/audit.jsonl          who started what
 
 A record is written to a temporary file, flushed and renamed, and content is stored before a record refers to it, so a
 process that is killed leaves each record as it was before or as it is after. The state of a job is never written here:
@@ -22,7 +24,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -44,6 +46,9 @@ class _Record(BaseModel):
     created: float
     """In Unix seconds."""
 
+    owner: str = ""
+    """Whose it is; "" where the endpoint has one key."""
+
     digest: str = ""
     """Hash of the request that created it, by which a client's retry of that request is recognised."""
 
@@ -63,6 +68,24 @@ class FileRecord(_Record):
     purpose: str
     expires: float | None = None
     """When it is removed, in Unix seconds; None for never."""
+
+
+class UploadRecord(_Record):
+    """An upload in parts: announced by a client, then filled with parts, then completed to a file."""
+
+    bytes: int
+    """Size of the file, as announced."""
+
+    filename: str
+    purpose: str
+    expires: float | None = None
+    """Seconds that the file is kept; None for ever."""
+
+    status: Literal["pending", "completed", "cancelled"] = "pending"
+    part_ids: tuple[str, ...] = ()
+    """The parts that it was completed with, in order."""
+
+    file: FileRecord | None = None
 
 
 class JobRecord(_Record):
@@ -111,11 +134,19 @@ class JobRecord(_Record):
 
 JOB_PREFIX = "ftjob-"
 
+
+class Attempt(NamedTuple):
+    """Which attempt of a request this is: the number of the client's retry (0 at first), and its idempotency key."""
+
+    retry: int = 0
+    idempotency_key: str | None = None
+
+
 R = TypeVar("R", bound=_Record)
 
 
 class TuningState:
-    """The records, read once and written through. Only one process per home may open them.
+    """The records, read once and written through; an owner sees its own only. Only one process per home may open them.
 
     Raises:
         StoreError: another server uses this home, or the folder cannot be written.
@@ -123,10 +154,11 @@ class TuningState:
 
     def __init__(self, home: Path) -> None:
         self.folder = home / "tuning"
-        self.content = self.folder / "content"
+        self.content, self.uploads = self.folder / "content", self.folder / "uploads"
         self._lock = threading.RLock()
+        self._creating: dict[str, threading.RLock] = {}
         try:
-            for folder in (self.content, self.folder / "files", self.folder / "jobs"):
+            for folder in (self.content, self.uploads, self.folder / "files", self.folder / "jobs"):
                 make_private_folder(folder)
             self._held = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
@@ -140,8 +172,9 @@ class TuningState:
                 f"another llmtune serve --tuning uses {self.folder}", hint="stop it, or set another LLMTUNE_HOME"
             )
         try:
-            self._files = {record.id: record for record in self._read("files", FileRecord)}
-            self._jobs = {record.id: record for record in self._read("jobs", JobRecord)}
+            self._files = {record.id: record for record in read_records(self.folder / "files", FileRecord)}
+            self._jobs = {record.id: record for record in read_records(self.folder / "jobs", JobRecord)}
+            self._names = {record.tuned_name: record.id for record in self._jobs.values()}
             self._remove_leftovers()
         except BaseException:
             self.close()
@@ -152,17 +185,17 @@ class TuningState:
         os.close(self._held)
 
     # --- files ---------------------------------------------------------------------------------------------------
-    def files(self) -> list[FileRecord]:
-        """List all files, newest first."""
+    def files(self, owner: str = "") -> list[FileRecord]:
+        """List the files of an owner, newest first."""
         with self._lock:
             self._expire()
-            return _newest_first(self._files.values())
+            return newest_first(file for file in self._files.values() if file.owner == owner)
 
-    def file(self, file_id: str) -> FileRecord | None:
-        """Return the file of that id; None if there is none."""
+    def file(self, file_id: str, owner: str = "") -> FileRecord | None:
+        """Return the owner's file of that id; None if there is none."""
         with self._lock:
             self._expire()
-            return self._files.get(file_id)
+            return _owned(self._files.get(file_id), owner)
 
     def path(self, record: FileRecord) -> Path:
         """Return the path of a file's content."""
@@ -194,20 +227,30 @@ class TuningState:
             self._remove_content()
 
     # --- jobs ----------------------------------------------------------------------------------------------------
-    def jobs(self) -> list[JobRecord]:
-        """List all jobs, newest first."""
+    def jobs(self, owner: str = "") -> list[JobRecord]:
+        """List the jobs of an owner, newest first."""
         with self._lock:
-            return _newest_first(self._jobs.values())
+            return newest_first(job for job in self._jobs.values() if job.owner == owner)
+
+    def every_job(self) -> list[JobRecord]:
+        """List the jobs of all owners, newest first: for the server itself, never for an answer."""
+        with self._lock:
+            return newest_first(self._jobs.values())
 
     def job(self, job_id: str) -> JobRecord | None:
-        """Return the job of that id; None if there is none."""
+        """Return the job of that id, whoever owns it; None if there is none."""
         return self._jobs.get(job_id)
+
+    def find_tuned(self, name: str, owner: str = "") -> JobRecord | None:
+        """Return the owner's job whose tuned model has that name; None if there is none."""
+        return _owned(self._jobs.get(self._names.get(name, "")), owner)
 
     def save_job(self, record: JobRecord) -> JobRecord:
         """Write the record of a new job. Nothing is started for it before this returns."""
         with self._lock:
             self._write("jobs", record)
             self._jobs[record.id] = record
+            self._names[record.tuned_name] = record.id
         return record
 
     def change_job(self, job_id: str, **fields: Any) -> JobRecord:
@@ -217,6 +260,14 @@ class TuningState:
             if record.settled:
                 self._remove_content()
         return record
+
+    def creating(self, owner: str) -> threading.RLock:
+        """Return the lock under which a record of this owner is looked up and created.
+
+        A client that gave up waiting sends its retry while the first attempt is still under way.
+        """
+        with self._lock:
+            return self._creating.setdefault(owner, threading.RLock())
 
     # --- a client's retries --------------------------------------------------------------------------------------
     def find_retried(self, records: Iterable[R], *, digest: str, retry: int, key: str | None) -> R | None:
@@ -234,18 +285,6 @@ class TuningState:
         return next((record for record in recent if record.digest == digest and record.retries < retry), None)
 
     # --- on the disk ---------------------------------------------------------------------------------------------
-    def _read(self, kind: str, model: type[R]) -> list[R]:
-        records = []
-        for path in sorted((self.folder / kind).glob("*.json")):
-            try:
-                records.append(model.model_validate_json(path.read_bytes()))
-            except (OSError, ValidationError) as error:
-                raise StoreError(
-                    f"{path} is damaged and cannot be read",
-                    hint="restore it from a backup, or move it away: its job goes on as a run (llmtune runs list)",
-                ) from error
-        return records
-
     def _write(self, kind: str, record: _Record) -> None:
         path = self.folder / kind / f"{record.id}.json"
         write_file(path, record.model_dump_json(exclude_defaults=True).encode())
@@ -257,8 +296,9 @@ class TuningState:
 
     def _remove_leftovers(self) -> None:
         """Remove what a process that was killed while writing left behind."""
-        for path in self.folder.glob("*/.*.tmp"):
-            path.unlink(missing_ok=True)
+        for pattern in ("*/.*.tmp", "uploads/*/.*.tmp"):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
         self._remove_content()
 
     def _remove_content(self) -> None:
@@ -272,9 +312,28 @@ class TuningState:
                 path.unlink(missing_ok=True)
 
 
-def new_file_id() -> str:
-    """Make an id in the API's format: `file-` and 22 letters or digits."""
-    return "file-" + "".join(secrets.choice(_LETTERS) for _ in range(22))
+def read_records(folder: Path, model: type[R]) -> list[R]:
+    """Read the records of a folder. Raises `StoreError` for a damaged one."""
+    records = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            records.append(model.model_validate_json(path.read_bytes()))
+        except (OSError, ValidationError) as error:
+            raise StoreError(
+                f"{path} is damaged and cannot be read",
+                hint="restore it from a backup, or move it away: its job goes on as a run (llmtune runs list)",
+            ) from error
+    return records
+
+
+def new_id(prefix: str) -> str:
+    """Make an id in the API's format: the prefix (`file-`) and 22 letters or digits."""
+    return prefix + "".join(secrets.choice(_LETTERS) for _ in range(22))
+
+
+def derive_id(prefix: str, text: str) -> str:
+    """Make an id that is always the same for the same text, so that what is made again after a kill is no second."""
+    return prefix + hashlib.sha256(text.encode()).hexdigest()[:22]
 
 
 def digest_of(body: Any) -> str:
@@ -307,6 +366,11 @@ def _suffix(record: FileRecord) -> str:
     return ".csv" if record.purpose == "fine-tune-results" else ".jsonl"
 
 
-def _newest_first(records: Iterable[R]) -> list[R]:
+def _owned(record: R | None, owner: str) -> R | None:
+    return record if record is not None and record.owner == owner else None
+
+
+def newest_first(records: Iterable[R]) -> list[R]:
+    """Sort records by their creation, the newest first."""
     order: Callable[[R], tuple[float, str]] = lambda record: (record.created, record.id)  # noqa: E731
     return sorted(records, key=order, reverse=True)

@@ -24,6 +24,7 @@ import pytest
 from ruamel.yaml import YAML
 
 import llmtune
+from llmtune.server.tuning.keys import read_keys
 from llmtune.server.tuning.models import Target
 from llmtune_openai.fake.service import FakeOpenAI
 
@@ -47,6 +48,7 @@ NO_RUN = {
     "docs/providers/together.md": ["needs an account"],
     "docs/rescue.md": ["needs an account"],
     "docs/runs.md": ["needs an account", "needs an account"],
+    "docs/serve-teams.md": ["needs a server under way"] * 3,
     "docs/serve.md": ["needs a server under way", "needs a server under way"],
     "docs/sweep.md": ["trains more than twenty times"],
 }
@@ -114,13 +116,17 @@ def test_toml_parses(block: Block) -> None:
 
 
 @pytest.mark.parametrize("block", of("yaml"), ids=str)
-def test_yaml_parses_and_a_job_is_valid(block: Block) -> None:
+def test_yaml_parses_and_a_job_is_valid(block: Block, tmp_path: Path) -> None:
     data = YAML(typ="safe").load(block.text)
     assert data
     if isinstance(data, dict) and {"name", "model"} <= set(data):
         llmtune.TuningJob.model_validate(data)
     elif isinstance(data, dict) and "default" in data:  # a model map of `llmtune serve --tuning`
         assert [Target.parse(text, name) for name, text in data.items()]
+    elif isinstance(data, dict) and all(isinstance(entry, dict) and "sha256" in entry for entry in data.values()):
+        path = tmp_path / "keys.yaml"  # a key file of `llmtune keys`
+        path.write_text(block.text)
+        assert read_keys(path).keys() == data.keys()
     elif isinstance(data, dict):
         job = {"name": "t", "model": "m", "dataset": "rows.jsonl"}
         llmtune.TuningJob.model_validate(job | data)

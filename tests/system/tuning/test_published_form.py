@@ -44,10 +44,10 @@ def test_every_body_of_the_whole_scenario_is_valid_both_ways(
         for path, operations in published.document["paths"].items()
         for method in operations
         if method in ("get", "post", "delete")
-        and path.startswith(("/files", "/fine_tuning/jobs", "/models", "/chat/completions"))
+        and path.startswith(("/files", "/fine_tuning/jobs", "/models", "/chat/completions", "/uploads"))
         and not path.endswith(("/cancel", "/pause", "/resume"))
         and (method, path) != ("get", "/chat/completions")
-    } | {("POST", "/fine_tuning/jobs/{fine_tuning_job_id}/cancel")}
+    } | {("POST", "/fine_tuning/jobs/{fine_tuning_job_id}/cancel"), ("POST", "/uploads/{upload_id}/cancel")}
     assert ("POST", "/fine_tuning/jobs", "request") in published.checked
 
 

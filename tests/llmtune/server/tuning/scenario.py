@@ -68,6 +68,17 @@ def run(api: Any, model: str, *, vendor: FakeVendor | None = None) -> Any:
     for file in job.result_files:
         api.files.retrieve(file)
         api.files.content(file).read()
+    parts = api.uploads.create(
+        bytes=len(rows()),
+        filename="parts.jsonl",
+        purpose="fine-tune",
+        mime_type="text/jsonl",
+        expires_after={"anchor": "created_at", "seconds": 3600},
+    )
+    part_ids = [api.uploads.parts.create(parts.id, data=piece).id for piece in (rows()[:99], rows()[99:])]
+    joined = api.uploads.complete(parts.id, part_ids=part_ids).file
+    unwanted = api.uploads.create(bytes=9, filename="a.jsonl", purpose="fine-tune", mime_type="text/jsonl")
+    api.uploads.cancel(unwanted.id)
     list(api.models.list())
     api.models.retrieve(model)
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "case 1"}]
@@ -84,7 +95,7 @@ def run(api: Any, model: str, *, vendor: FakeVendor | None = None) -> Any:
         )
         list(stream)
     api.models.delete(job.fine_tuned_model)
-    for file in (train, held_out, pairs, broken):
+    for file in (train, held_out, pairs, broken, joined):
         api.files.delete(file.id)
     return job
 
