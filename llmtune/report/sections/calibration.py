@@ -31,8 +31,22 @@ def confidence(result: EvaluationResult, *, after: str = "tuned") -> Section | N
 
 def _reliability(calibration: Calibration) -> Plot:
     """Draw accuracy over confidence; a dot grows with the rows of its bin, and the diagonal is perfect calibration."""
+    return Plot(
+        "How often it is right, by how sure it is",
+        f"Reliability: {len(calibration.bins)} groups of rows by confidence; the numbers stand below",
+        "sure",
+        lines=[
+            ("", "ideal", [(0.0, 0.0), (1.0, 1.0)]),
+            ("", "after", [(group.confidence, group.accuracy) for group in calibration.bins]),
+        ],
+        dots=draw_bins(calibration),
+    )
+
+
+def draw_bins(calibration: Calibration) -> list[tuple[float, float, float, str]]:
+    """Return a dot for each bin: its accuracy over its confidence, larger with more rows, and its numbers."""
     largest = max(group.rows for group in calibration.bins)
-    dots = [
+    return [
         (
             group.confidence,
             group.accuracy,
@@ -42,16 +56,6 @@ def _reliability(calibration: Calibration) -> Plot:
         )
         for group in calibration.bins
     ]
-    return Plot(
-        "How often it is right, by how sure it is",
-        f"Reliability: {len(calibration.bins)} groups of rows by confidence; the numbers stand below",
-        "sure",
-        lines=[
-            ("", "ideal", [(0.0, 0.0), (1.0, 1.0)]),
-            ("", "after", [(group.confidence, group.accuracy) for group in calibration.bins]),
-        ],
-        dots=dots,
-    )
 
 
 def _coverage(systems: Sequence[tuple[SystemResult, Calibration]], after: str) -> Plot:

@@ -8,7 +8,8 @@ from llmtune.evaluation.results import DecisionResult, EvaluationResult, MetricV
 from llmtune.metrics.calibration import Calibration
 from llmtune.metrics.points import NotReported
 from llmtune.report.document import Block, Column, Inline, Line, Plot, Plots, Section, Span, Table, Text
-from llmtune.report.format import count, number, pick_system, spread
+from llmtune.report.format import number, pick_system, spread
+from llmtune.report.sections.calibration import draw_bins
 from llmtune.report.verdicts import describe_decisions
 
 #: Figures of the table, by metric, in its order.
@@ -48,17 +49,6 @@ def _systems_with_question(result: EvaluationResult, position: int) -> Iterator[
 def _reliability(question: DecisionResult) -> Plot:
     """Draw accuracy over confidence, before (grey) and after (blue); a dot grows with the rows of its bin."""
     after = question.calibration_after
-    largest = max(group.rows for group in after.bins)
-    dots = [
-        (
-            group.confidence,
-            group.accuracy,
-            1.2 + 1.8 * (group.rows / largest) ** 0.5,
-            f"{number(group.confidence, 'share')} sure, {number(group.accuracy, 'share')} right, "
-            f"{count(group.rows, 'row')}",
-        )
-        for group in after.bins
-    ]
     return Plot(
         "How often it is right, by how sure it is (grey: before; blue: after)",
         f"Reliability: {len(after.bins)} groups of rows by confidence, before and after calibration",
@@ -68,7 +58,7 @@ def _reliability(question: DecisionResult) -> Plot:
             ("before", "before", _reliability_points(question.calibration_before)),
             ("after", "after", _reliability_points(after)),
         ],
-        dots=dots,
+        dots=draw_bins(after),
     )
 
 
