@@ -110,12 +110,13 @@ def convert(  # noqa: PLR0913
     log = FindingLog()
     reading = Reading(source, format, columns=columns, label_column=label_column, on_empty=on_empty, system=system)
     checked_method = None  # the method whose requirements on a row are checked, too
+    row_format = reading.recognise() if rules is not None else None
     if rules is not None:
-        checked_method = method or method_of(reading.recognise(), rules)
+        checked_method = method or method_of(row_format, rules)
         if method is None and checked_method not in rules.defaults:
             checked_method = None
     method = checked_method or method or "sft"
-    fmt = get_format(to, method=method, model=model)
+    fmt = get_format(to, method=method, model=model, source="" if row_format is None else row_format.name)
 
     def valid_rows() -> Iterator[tuple[Example, int]]:
         for row in reading:

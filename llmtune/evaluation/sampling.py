@@ -93,17 +93,16 @@ def build_requests(
 
 
 def token_limit(rows: Sequence[Example], spec: EvaluationSpec) -> int:
-    """Return `spec.max_tokens`, or else twice the tokens of the longest reference answer plus 16.
+    """Return `spec.max_tokens`, or else twice the longest reference answer plus 16, with a token for four bytes.
 
     That is room for a wrong answer, but not for endless text. Templates add text around tool calls: 32 more per call.
+    The limit is a part of the key under which an answer is stored: with another rule here, stored answers would be
+    asked, and paid for, again.
     """
     if spec.max_tokens is not None:
         return spec.max_tokens
-    from llmtune.data.rendering.token_count import Counter as TokenCounter
-
-    count = TokenCounter().text
     answers = [answer for row in rows if (answer := row.answer()) is not None]
-    longest = max((count(turn_text(answer)) for answer in answers), default=0)
+    longest = max((-(-len(turn_text(answer).encode("utf-8", "surrogatepass")) // 4) for answer in answers), default=0)
     calls = max((len(answer.tool_calls) for answer in answers), default=0)
     return 2 * longest + 16 + 32 * calls
 

@@ -1,6 +1,6 @@
 """The tokens that a fake bills for a training file, counted otherwise than `llmtune plan` estimates them.
 
-A text is split as OpenAI's tokenizers split it before they merge bytes (the pattern of cl100k_base in tiktoken, 2026):
+A text is split as byte-pair tokenizers split it before they merge bytes (the pattern of cl100k_base in tiktoken, 2026):
 words with the sign or space before them, up to three digits, runs of signs, line breaks, spaces. Each piece is a token,
 a long one several. On English training files of vendors that is within 10 % of what the tokenizers count.
 """

@@ -288,8 +288,8 @@ class _Checker:
         if rows is not None:
             method = self._config.method or method_of(fmt, rows)
             if method in rows.defaults:
-                plain = rows.text_format if method == "sft" and fmt is not None and fmt.name == "text" else None
-                writer = get_writer(plain or rows.format_for(method, self._config.model))
+                source = "" if fmt is None else fmt.name
+                writer = get_writer(rows.format_for(method, self._config.model, source))
             else:
                 takes = ", ".join(rows.defaults)
                 self._log.add(

@@ -186,8 +186,11 @@ class VendorRows:
     write_tools: Callable[[Sequence[Mapping[str, Any]]], str] | None = None
     billing: str = ""
 
-    def format_for(self, method: str = "sft", model: str | None = None) -> str:
-        """Return the name of the format that rows for this method and model are written in. Raises `LlmtuneError`."""
+    def format_for(self, method: str = "sft", model: str | None = None, source: str = "") -> str:
+        """Return the name of the format that rows for this method and model are written in, which may depend on the
+        format that they are read from (`source`). Raises `LlmtuneError`."""
+        if method == "sft" and source == "text" and self.text_format is not None:
+            return self.text_format
         if method not in self.defaults:
             raise LlmtuneError(f"{self.provider} takes no {method!r} rows; it takes {', '.join(self.defaults)}")
         return self.defaults[method] if self.choose is None else self.choose(method, model)

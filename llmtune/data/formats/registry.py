@@ -72,11 +72,14 @@ def all_formats() -> Mapping[str, RowFormat]:
     return _formats()
 
 
-def get_format(name: str, *, method: str = "sft", model: str | None = None) -> RowFormat:
-    """Return a row format by its name, or the format that a provider of that name takes. Raises `UnknownName`."""
+def get_format(name: str, *, method: str = "sft", model: str | None = None, source: str = "") -> RowFormat:
+    """Return a row format by its name, or the format that a provider of that name takes for rows of format `source`.
+
+    Raises `UnknownName`.
+    """
     formats = _formats()
     if name in vendors():  # a provider may have a format of its own name, which is that of one method
-        return formats[vendors()[name].format_for(method, model)]
+        return formats[vendors()[name].format_for(method, model, source)]
     if name in formats:
         return formats[name]
     raise UnknownName("row format", name, [*formats, *vendors()])

@@ -17,7 +17,7 @@ import typer
 from llmtune.cli.app import app
 
 #: Commands that print no result: they talk, serve, or print JSON in any case.
-WITHOUT_JSON = {"chat", "ui", "schema", "serve"}
+WITHOUT_JSON = {"chat", "ui", "schema", "serve", "keys add", "keys remove"}  # a new key is a line by itself
 #: Options that mean the same wherever they stand, and so are explained in the same words.
 SAME = ("--allow-lossy-data", "--allow-unknown-cost", "--column", "--label-column", "--overwrite", "--sink", "--jobs")
 

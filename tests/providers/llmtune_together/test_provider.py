@@ -23,6 +23,7 @@ from llmtune.provider.generation import GenerationRequest, Unavailable
 from llmtune.provider.receipt import Receipt
 from llmtune.provider.types import EncodedFile, JobRef, ModelRef, Request, RunKey, RunState, Snapshot, UploadRef
 from llmtune.testing import accept_then_drop, garbled, rate_limit, refusal, reset, server_error, unknown_state
+from llmtune.testing.token_counts import count_file_tokens
 from llmtune_together import TogetherProvider
 from llmtune_together.fake.service import FakeTogether
 from llmtune_together.settings import TogetherSettings
@@ -334,7 +335,7 @@ def test_the_services_estimate(
 ) -> None:
     request = request_for({"epochs": 3})
     quote = provider.quote(request)
-    tokens = 3 * -(-len(vendor.files[request.body["training_file"]].content) // 4)
+    tokens = 3 * count_file_tokens(vendor.files[request.body["training_file"]].content)
     assert quote.total == pytest.approx(tokens * vendor.price_per_token)
     assert f"{tokens:,}" in quote.formula
     vendor.estimable = False

@@ -271,7 +271,7 @@ def test_the_sub_command_imports_light() -> None:
 def test_stats_show_the_share_of_reasoning(rows_file: Any) -> None:
     turns = row("q" * 80, "a" * 40)["messages"]
     turns[1]["reasoning"] = "b" * 160
-    assert "40 are reasoning (" in run("stats", rows_file([{"messages": turns}])).stdout
+    assert "27 are reasoning (" in run("stats", rows_file([{"messages": turns}])).stdout
     assert "reasoning" not in run("stats", rows_file([row("q", "a")])).stdout
 
 

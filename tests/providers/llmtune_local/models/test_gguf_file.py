@@ -221,4 +221,5 @@ def test_what_it_is_not_for_is_refused(gguf: Path, fields: dict[str, str], sente
 
     body = {"model": str(gguf), "method": "sft", "adapter": "lora", "options": {"device": "cpu"}} | fields
     with pytest.raises(InvalidJob, match=sentence):
-        check_request(body | {"files": {"train": "rows.jsonl"}, "hyperparameters": {}})
+        settings = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3}
+        check_request(body | {"files": {"train": "rows.jsonl"}, "hyperparameters": settings})

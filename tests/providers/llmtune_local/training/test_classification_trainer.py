@@ -350,7 +350,7 @@ def test_the_plan(tmp_path: Path) -> None:
     from llmtune import plan
 
     receipt = plan(job_of(write_texts(tmp_path / "rows.jsonl", 40), hyperparameters={}), "local")
-    assert receipt["learning_rate"].effective == 7e-4
+    assert receipt["learning_rate"].effective == 5e-4
     assert receipt["packing"].support == "not_applicable"
     assert receipt.data.format == "labelled"
     unlabelled = tmp_path / "chat.jsonl"
