@@ -180,6 +180,7 @@ def same(found: Points, report: Report) -> None:
 
 
 # --- the same points -------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @EACH
 def test_a_sink_shows_the_points_of_the_report(spec: str, read: Read, provider: FakeProvider, tmp_path: Path) -> None:
     pytest.importorskip(spec.partition(":")[0])
@@ -204,6 +205,7 @@ def test_the_results_go_along(provider: FakeProvider, tmp_path: Path) -> None:
     assert run.data.tags["llmtune.run"] == report.identity.run_id
 
 
+@pytest.mark.slow
 def test_wandb_gets_points_and_results_and_nothing_of_this_machine(provider: FakeProvider, tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     report = tune(job(tmp_path), provider, sinks=["wandb:trials"], pace=QUICK)
@@ -249,6 +251,7 @@ def test_the_async_twins_feed_too(provider: FakeProvider, tmp_path: Path) -> Non
 
 
 # --- each point once -------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @EACH
 def test_whoever_comes_back_goes_on_where_the_other_stopped(
     spec: str, read: Read, provider: FakeProvider, vendor: Fake, tmp_path: Path
@@ -297,6 +300,7 @@ run.wait(pace=PollInterval(first=0.005, most=0.02))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tensorboard", "mlflow"])
 def test_a_process_killed_between_writing_and_noting_leaves_no_point_twice(
     name: str, provider: FakeProvider, vendor: Fake, tmp_path: Path
@@ -312,6 +316,7 @@ def test_a_process_killed_between_writing_and_noting_leaves_no_point_twice(
     same(read(tmp_path), report)
 
 
+@pytest.mark.slow
 @EACH
 def test_what_the_vendors_file_corrects_is_corrected(
     spec: str, read: Read, provider: FakeProvider, tmp_path: Path
@@ -356,6 +361,7 @@ def test_a_finished_run_can_be_sent_later(provider: FakeProvider, tmp_path: Path
     same(from_tensorboard(tmp_path / "later"), report)
 
 
+@pytest.mark.slow
 def test_two_runs_stand_side_by_side(provider: FakeProvider, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     for name in ("one / two", "three"):
@@ -405,6 +411,7 @@ def test_a_tool_that_is_not_installed_is_named(
     assert error.hint == "pip install 'llmtune-sdk[wandb]'"
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_sinks(vendor: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorboard")
     from llmtune.cli.app import app
@@ -433,6 +440,7 @@ def test_the_command_line_takes_sinks(vendor: Fake, tmp_path: Path, monkeypatch:
     same(from_tensorboard(tmp_path / "b"), report)
 
 
+@pytest.mark.slow
 def test_watching_many_feeds_each(vendor: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorboard")
     from llmtune.cli.app import app

@@ -56,6 +56,7 @@ def llmtune(*arguments: str) -> Any:
     return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
 
 
+@pytest.mark.slow
 def test_every_list_shows_the_others(store: Store, at: At, job: TuningJob) -> None:
     good = start(job, at())
     good.wait(pace=QUICK)

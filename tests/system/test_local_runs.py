@@ -53,6 +53,7 @@ def test_a_killed_worker_and_a_killed_parent_end_with_the_same_losses(trials: Mo
         assert (outcome.killed, outcome.jobs, outcome.orphans) == (1, 1, 0)
 
 
+@pytest.mark.slow
 def test_a_run_of_the_model_in_the_package_is_evaluated_again_on_other_rows(tmp_path: Path) -> None:
     labels = ("billing", "shipping")
 

@@ -48,6 +48,7 @@ PROVIDERS = ["openai", "bedrock", "vertex"]
 MORE_PROVIDERS = ["fake", "nebius", "azure", "together", "cohere", "sagemaker"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 @pytest.mark.parametrize("provider", [*PROVIDERS, *(pytest.param(name, marks=SLOW) for name in MORE_PROVIDERS)])
 def test_an_endless_body_takes_little_memory(provider: str, tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Any:
         assert not vendor.complaints, "\n".join(vendor.complaints)
 
 
+@pytest.mark.slow
 def test_from_vertex(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("google.genai")
     from llmtune_vertex import VertexProvider
@@ -93,6 +94,7 @@ def test_from_vertex(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert isinstance(found.report.agreement, EvaluationResult)
 
 
+@pytest.mark.slow
 def test_from_bedrock_whose_models_answer_only_when_deployed(
     fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,6 +66,7 @@ def test_help_and_version() -> None:
     assert llmtune("--version").stdout.startswith("llmtune 0.")
 
 
+@pytest.mark.slow
 def test_plan_fits_eighty_columns_and_says_what_was_converted(job: Path) -> None:
     result = llmtune("plan", job, "--provider", "local,vertex")
     assert result.returncode == 0, result.stderr
@@ -74,6 +75,7 @@ def test_plan_fits_eighty_columns_and_says_what_was_converted(job: Path) -> None
     assert "rank 12 -> 16" in result.stdout
 
 
+@pytest.mark.slow
 def test_plan_as_json_has_the_published_shape(job: Path) -> None:
     result = llmtune("plan", job, "--provider", "local", "--json")
     document = json.loads(result.stdout)
@@ -82,6 +84,7 @@ def test_plan_as_json_has_the_published_shape(job: Path) -> None:
     assert document["plans"]["local"]["request"]["body"]["hyperparameters"]["lora_rank"] == 12
 
 
+@pytest.mark.slow
 def test_plan_by_default_shows_every_living_and_dead_backend(job: Path) -> None:
     result = llmtune("plan", job)
     assert result.returncode == 0, result.stderr
@@ -96,6 +99,7 @@ def test_plan_names_the_day_a_vendor_closes(job: Path) -> None:
     assert "local" in result.stdout.split("instead")[1].splitlines()[0]
 
 
+@pytest.mark.slow
 def test_init_writes_a_job_that_loads_and_plans(rows: Path) -> None:
     result = llmtune("init", rows, "--yes", cwd=rows.parent)
     assert result.returncode == 0, result.stderr
@@ -116,6 +120,7 @@ def test_the_schema_describes_job_files(job: Path) -> None:
     refused(llmtune("schema", "jobs"), 2, "did you mean 'job'")
 
 
+@pytest.mark.slow
 def test_config_show_never_shows_a_secret(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text('[providers.mine]\nkind = "openai"\napi_key = "sk-canary"\nbase_url = "https://u:canary@h/v1"\n')
@@ -126,6 +131,7 @@ def test_config_show_never_shows_a_secret(tmp_path: Path) -> None:
         assert "***" in result.stdout
 
 
+@pytest.mark.slow
 def test_providers_lists_and_explains(tmp_path: Path) -> None:
     listed = llmtune("providers")
     assert listed.returncode == 0, listed.stderr
@@ -137,6 +143,7 @@ def test_providers_lists_and_explains(tmp_path: Path) -> None:
     refused(llmtune("providers", "locl"), 2, "did you mean 'local'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "fragments"),
     [

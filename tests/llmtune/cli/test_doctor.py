@@ -102,6 +102,7 @@ def test_a_broken_store_is_said_and_ends_with_1(monkeypatch: pytest.MonkeyPatch,
     assert broken.read_bytes().startswith(b"this is somebody's shopping list")
 
 
+@pytest.mark.slow
 def test_tuned_models_of_account_and_store_are_one_list_with_days(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     with FakeOpenAI(api_key="sk-test") as vendor:

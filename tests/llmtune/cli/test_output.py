@@ -84,6 +84,7 @@ def test_one_thing_is_explained_in_the_same_words(name: str) -> None:
     assert len(helps) == 1, helps
 
 
+@pytest.mark.slow
 def test_the_help_of_every_command_is_plain_text_of_eighty_columns() -> None:
     from typer.testing import CliRunner
 
@@ -94,6 +95,7 @@ def test_the_help_of_every_command_is_plain_text_of_eighty_columns() -> None:
         assert [line for line in result.output.splitlines() if len(line) > 80] == [], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["providers"], ["runs", "list"], ["config", "show"], ["doctor"], ["data", "formats"]]
 )

@@ -210,6 +210,7 @@ def test_one_that_fails_does_not_stop_the_others(job: TuningJob, vendors: dict[s
     assert any(line.startswith("other made no model") for line in board.verdict)
 
 
+@pytest.mark.slow
 def test_a_second_call_pays_for_nothing_twice(job: TuningJob, vendors: dict[str, Any]) -> None:
     vendors["other"].outcome = "failure"
     llmtune.compare(job, ["fake", "other"], few_shot=0, pace=QUICK)
@@ -239,6 +240,7 @@ compare(TuningJob.load(sys.argv[1]), ["fake", "other", "openai"], few_shot=2, pa
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("where", "nth"), [("after-submit", 2), ("job-kept", 3), ("evaluated", 1), ("reported", 2)])
 def test_killed_in_the_middle_it_goes_on(
     job: TuningJob, vendors: dict[str, Any], tmp_path: Path, where: str, nth: int
@@ -254,6 +256,7 @@ def test_killed_in_the_middle_it_goes_on(
     assert len(open_store().runs()) == 3
 
 
+@pytest.mark.slow
 def test_the_last_word_on_a_member_counts(job: TuningJob, vendors: dict[str, Any]) -> None:
     """A failure that was mended later, or whose rows have changed since, is no failure any more."""
     vendors["other"].outcome = "failure"
@@ -301,6 +304,7 @@ def test_a_callback_that_raises_ends_the_waiting_not_the_runs(job: TuningJob, ve
     assert jobs(vendors) == {"fake": 1, "other": 1, "openai": 0, "nebius": 0}
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_at_once_and_the_runs_go_on(job: TuningJob, vendors: dict[str, Any], tmp_path: Path) -> None:
     walks = {name: vendors[name].walks for name in ("fake", "other")}
     for name, walk in walks.items():
@@ -344,6 +348,7 @@ class Crowded(FakeOpenAI):
         return super().new_job(*args, **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("code", "finished"), [("max_active_jobs_exceeded", 2), ("exceeded_quota", 1)])
 def test_a_vendor_with_room_for_one_job_trains_one_member_after_the_other(
     job: TuningJob, monkeypatch: pytest.MonkeyPatch, code: str, finished: int
@@ -394,6 +399,7 @@ def test_examples_in_the_prompt_are_a_row_of_the_board(job: TuningJob, vendors: 
     assert even.answers == 0.0  # the tuned model asks nothing for an answer and cost nothing to train
 
 
+@pytest.mark.slow
 def test_money_is_for_all_members_together(job: TuningJob, vendors: dict[str, Any]) -> None:
     job = job.model_copy(update={"hyperparameters": Hyperparameters(epochs=3)})
     plans = plan_members(job, ["openai", "fake"])

@@ -637,6 +637,7 @@ def test_progress_is_told_by_system(tickets: list[Example]) -> None:
     assert reports[-1] == ("tuned", 120, 120)
 
 
+@pytest.mark.slow
 def test_banking77_with_its_77_labels(shared: Path) -> None:
     from llmtune.data.dataset import Dataset
     from llmtune.job.spec import DatasetSpec

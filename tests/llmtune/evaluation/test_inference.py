@@ -293,6 +293,7 @@ KILLED = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_a_killed_evaluation_goes_on_without_asking_again(tmp_path: Path, concurrency: int) -> None:
     script = tmp_path / "evaluate_it.py"

@@ -75,6 +75,7 @@ def test_bins_have_equal_numbers_of_rows_and_equal_values_share_one() -> None:
     assert set(assign_bins([number / 90 for number in range(90)])) == {0}  # too few rows for two bins
 
 
+@pytest.mark.slow
 def test_the_calibration_error_is_corrected_for_chance() -> None:
     honest = [error(*draw(400, 3, seed)) for seed in range(60)]
     assert sum(honest) / 60 < 0.03  # the plain estimate of so many rows is about 0.05

@@ -122,6 +122,7 @@ def test_outside_answers_are_listed_by_count_and_no_answer_is_one_of_them() -> N
 ROWS = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("abcdxy")), min_size=1, max_size=60)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(ROWS, st.sampled_from([0.5, 1.0, 2.0]))
 def test_every_figure_is_scikit_learns(rows: list[tuple[str, str]], beta: float) -> None:

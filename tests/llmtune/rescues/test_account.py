@@ -74,6 +74,7 @@ def passing() -> Iterator[Callable[[Callable[[str], None] | None], None]]:
     failpoints.failpoint_hook = None
 
 
+@pytest.mark.slow
 def test_killed_at_20_random_moments_every_answer_is_asked_once(
     vendor: FakeOpenAI, tmp_path: Path, passing: Callable[[Callable[[str], None] | None], None]
 ) -> None:

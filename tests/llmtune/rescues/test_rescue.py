@@ -379,6 +379,7 @@ llmtune.rescue(model, "fake", model=base_model, out=out)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["fetched", "answer:7", "submitting", "after-submit", "polled", "evaluated"])
 def test_a_kill_anywhere_costs_nothing_twice(
     vendor: FakeOpenAI, fake: Fake, old_model: str, tmp_path: Path, where: str
@@ -431,6 +432,7 @@ def test_a_kill_while_this_machine_trains_leaves_one_run(vendor: FakeOpenAI, old
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_the_command_ends_with_a_verdict_and_a_folder(
     vendor: FakeOpenAI, fake: Fake, old_model: str, tmp_path: Path
 ) -> None:

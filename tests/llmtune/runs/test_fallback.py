@@ -309,6 +309,7 @@ def test_the_same_call_after_a_crash_goes_on_where_it_was(job: TuningJob) -> Non
         assert (len(first.jobs), len(second.jobs)) == (2, 1)
 
 
+@pytest.mark.slow
 def test_the_command_shows_the_order_and_moves_on(
     job: TuningJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

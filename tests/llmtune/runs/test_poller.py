@@ -160,6 +160,7 @@ def test_many_wait_for_one_run_and_each_hears_of_everything(vendor: Fake, at: At
     assert vendor.counts["get_job"] < 15
 
 
+@pytest.mark.slow
 def test_async_waits_share_the_pollers_threads(vendor: Fake, at: At, job: TuningJob) -> None:
     async def everything() -> list[Any]:
         jobs = [job.model_copy(update={"seed": number}) for number in range(30)]
@@ -431,6 +432,7 @@ def test_a_store_that_was_deleted_ends_the_wait_in_a_sentence(
         run.wait(pace=QUICK, on_update=delete)
 
 
+@pytest.mark.slow
 def test_a_store_that_is_away_at_the_first_read_is_waited_for(vendor: Fake, at: At, job: TuningJob) -> None:
     run = start(job, at())
     with store_away(open_store(), times=2) as failed:

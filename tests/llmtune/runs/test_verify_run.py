@@ -113,6 +113,7 @@ def test_wrong_arguments_are_refused_before_anything_is_asked(run: Run, tmp_path
             llmtune.verify("http://127.0.0.1:9", run, **options)
 
 
+@pytest.mark.slow
 def test_a_run_without_stored_answers_says_what_to_do(job: TuningJob, at: Callable[..., FakeProvider]) -> None:
     run = start(job.model_copy(update={"dataset": job.dataset.model_copy(update={"split": (1.0, 0.0, 0.0)})}), at())
     run.wait()

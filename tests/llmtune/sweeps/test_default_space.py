@@ -118,6 +118,7 @@ def test_a_field_without_a_knob_is_refused_before_anything_is_paid(job: TuningJo
     assert not open_store().runs()
 
 
+@pytest.mark.slow
 def test_providers_are_searched_too(job: TuningJob, vendors: dict[str, Fake]) -> None:
     space = {"provider": ["one:m-1", "other:m-1"], "lora_rank": [4, 8, 16]}
     sweep = llmtune.sweep(job, space=space, trials=8, **OPTIONS)
@@ -142,6 +143,7 @@ def test_a_field_is_searched_where_it_exists_and_that_is_said(job: TuningJob) ->
         llmtune.sweep(job, space=space, method="grid")
 
 
+@pytest.mark.slow
 def test_the_best_few_of_an_exploration_are_carried_over(job: TuningJob, vendors: dict[str, Fake]) -> None:
     space = {"learning_rate": (1e-5, 1e-2), "lora_rank": [4, 8, 16]}
     screen = {"provider": "one", "model": "m-1", "keep": 2, "trials": 5}
@@ -193,6 +195,7 @@ llmtune.sweep(TuningJob.load(sys.argv[1]), "other", {"lora_rank": (1, 64)}, meth
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nth", [3, 5])
 def test_killed_while_exploring_or_after_nothing_is_done_twice(
     nth: int, job: TuningJob, vendors: dict[str, Fake], tmp_path: Path
@@ -241,6 +244,7 @@ def test_a_power_law_is_found_again() -> None:
         build_probe("x", get_provider("fake"), [rung(100, 1.0), rung(200, None), rung(400, 0.9)])
 
 
+@pytest.mark.slow
 def test_rungs_are_runs_on_nested_rows(job: TuningJob, vendors: dict[str, Fake], tmp_path: Path) -> None:
     vendor_job = job.model_copy(update={"model": "m-1"})
     probe = llmtune.probe(vendor_job, "one", pace=QUICK)
@@ -267,6 +271,7 @@ def test_a_probe_asks_before_it_pays(job: TuningJob, vendors: dict[str, Fake]) -
     assert not vendors["one"].jobs
 
 
+@pytest.mark.slow
 def test_the_probe_from_the_command_line(job: TuningJob, vendors: dict[str, Fake], tmp_path: Path) -> None:
     from llmtune.cli.app import app
 

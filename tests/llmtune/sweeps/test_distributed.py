@@ -72,6 +72,7 @@ def worker(what: str, path: Path, trials: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_two_processes_share_one_study(
     kind: str, job: TuningJob, vendor: Fake, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: Any
@@ -96,6 +97,7 @@ def test_two_processes_share_one_study(
     assert len(vendor.jobs) == 16
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_leaves_its_trial_to_another(job: TuningJob, vendor: Fake, tmp_path: Path) -> None:
     llmtune.sweep(job, "fake", SPACE, trials=1, **OPTIONS)
     invited = more_trials(job, 4)
@@ -151,6 +153,7 @@ def test_no_sweep_is_said_in_a_sentence(job: TuningJob, vendor: Fake) -> None:
         join_sweep("abc")
 
 
+@pytest.mark.slow
 def test_join_from_the_command_line(job: TuningJob, vendor: Fake) -> None:
     from llmtune.cli.app import app
 
@@ -177,6 +180,7 @@ print(len(open_study("sweep x", space, method="random", direction="minimize", se
 """
 
 
+@pytest.mark.slow
 def test_workers_that_begin_at_once_make_the_tables_once() -> None:
     workers = [
         subprocess.Popen(

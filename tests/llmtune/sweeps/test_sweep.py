@@ -56,6 +56,7 @@ def priced(vendor: Fake, price: float) -> FakeProvider:
     return FakeProvider("fake", FakeSettings(base_url=vendor.url, timeout=5, price=price))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["random", "bayesian", "grid"])
 def test_the_best_trial_is_the_one_with_the_lowest_validation_loss(method: Any, job: TuningJob, vendor: Bowl) -> None:
     sweep = llmtune.sweep(job, "fake", SPACE, method=method, trials=8, pruning=False, finalists=0, pace=QUICK)
@@ -73,6 +74,7 @@ def test_the_best_trial_is_the_one_with_the_lowest_validation_loss(method: Any, 
     assert Sweep.model_validate_json(sweep.to_json()) == sweep
 
 
+@pytest.mark.slow
 def test_trials_never_see_the_test_rows_and_the_finalist_does_once(job: TuningJob, vendor: Bowl) -> None:
     sweep = llmtune.sweep(job, "fake", SPACE, method="random", trials=3, finalists=1, seeds=2, pace=QUICK)
     store = open_store()
@@ -85,6 +87,7 @@ def test_trials_never_see_the_test_rows_and_the_finalist_does_once(job: TuningJo
     assert {store.get(run).tuning_job.seed for run in final.runs} == {0, 1}
 
 
+@pytest.mark.slow
 def test_the_same_call_again_runs_nothing_and_more_trials_add_to_it(job: TuningJob, vendor: Bowl) -> None:
     options: dict[str, Any] = {"method": "random", "pruning": False, "finalists": 0, "pace": QUICK}
     first = llmtune.sweep(job, "fake", SPACE, trials=3, **options)
@@ -114,6 +117,7 @@ def test_a_budget_holds_with_what_is_under_way(job: TuningJob, vendor: Bowl) -> 
         llmtune.sweep(job, provider, SPACE, yes=False)
 
 
+@pytest.mark.slow
 def test_finalists_are_under_the_budget_too(job: TuningJob, vendor: Bowl) -> None:
     provider = priced(vendor, 100.0)
     options: dict[str, Any] = {"method": "random", "pruning": False, "pace": QUICK}
@@ -131,6 +135,7 @@ def test_finalists_are_under_the_budget_too(job: TuningJob, vendor: Bowl) -> Non
     assert again.spent == pytest.approx(sweep.spent)
 
 
+@pytest.mark.slow
 def test_a_finalist_that_fails_is_a_note_and_what_was_found_is_kept(job: TuningJob, vendor: Bowl) -> None:
     options: dict[str, Any] = {"method": "random", "trials": 2, "pruning": False, "pace": QUICK}
     llmtune.sweep(job, "fake", SPACE, finalists=0, **options)
@@ -149,6 +154,7 @@ def test_what_is_billed_beyond_the_budget_is_said(job: TuningJob, vendor: Bowl) 
     assert "spent 4.00 USD of at most 5.00" in sweep.model_copy(update={"budget": 5.0, "spent": 4.0}).to_markdown()
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_clearly_worse_is_cancelled_at_the_vendor(job: TuningJob, vendor: Bowl) -> None:
     slow = (Phase("queued"), Phase("training", looks=40, training=True), Phase("succeeded"))
     vendor.walks = {**vendor.walks, "success": slow}  # type: ignore[misc]
@@ -261,6 +267,7 @@ llmtune.sweep(TuningJob.load(sys.argv[1]), "fake", space, method="random", trial
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("where", "nth"), [("planned", 2), ("after-submit", 3), ("job-kept", 4), ("reported", 2)])
 def test_killed_in_the_middle_it_goes_on_without_a_duplicate(
     job: TuningJob, vendor: Bowl, tmp_path: Path, where: str, nth: int

@@ -55,6 +55,7 @@ class TestMarksMustBeRight:
             class Wrong(ConformanceSuite):
                 marks: ClassVar[dict[str, Mark]] = {"test_nothing": never("no")}
 
+    @pytest.mark.slow
     def test_a_mark_that_has_become_wrong_fails(self, tmp_path: Path) -> None:
         (tmp_path / "test_marked.py").write_text(MARKED)
         alone = ("-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "-c", os.devnull, "-rxXf")

@@ -93,6 +93,7 @@ def test_a_run_whose_process_died_early_is_shown_too(server: Server, begin: Begi
     assert "The run is lost" in get(server, f"/runs/{run.id}")
 
 
+@pytest.mark.slow
 def test_ticked_runs_stand_side_by_side(server: Server, begin: Begin) -> None:
     runs = [begin(name="two", epochs=2), begin(name="three", epochs=3)]
     text = get(server, "/compare?" + "&".join(f"run={run.id}" for run in runs))
@@ -222,6 +223,7 @@ def test_a_taken_port_is_a_sentence(server: Server) -> None:
         Server(port=urlsplit(server.url).port or 0)
 
 
+@pytest.mark.slow
 def test_a_thousand_runs_cost_one_query_that_leaves_the_plans_alone(server: Server, begin: Begin) -> None:
     from sqlalchemy import event
 

@@ -31,6 +31,7 @@ def own(watched: Any, server: Server) -> None:
     assert [url for url in watched.requests if not url.startswith(server.url)] == []
 
 
+@pytest.mark.slow
 def test_a_runs_page_moves_while_it_trains(watch: Watch, server: Server, begin: Begin, vendor: Fake) -> None:
     slowly(vendor, looks=24, steps=48)
     run = begin(done=False)
@@ -62,6 +63,7 @@ def test_a_runs_page_moves_while_it_trains(watch: Watch, server: Server, begin: 
     own(watched, server)
 
 
+@pytest.mark.slow
 def test_what_is_zoomed_stays_zoomed_while_it_moves(watch: Watch, server: Server, begin: Begin, vendor: Fake) -> None:
     slowly(vendor, looks=30, steps=60)
     run = begin(done=False)
@@ -78,6 +80,7 @@ def test_what_is_zoomed_stays_zoomed_while_it_moves(watch: Watch, server: Server
     thread.join(timeout=30)
 
 
+@pytest.mark.slow
 def test_the_list_is_searched_sorted_and_ticked(watch: Watch, server: Server, begin: Begin) -> None:
     begin(name="alpha")
     begin(name="beta", epochs=3)
@@ -111,6 +114,7 @@ def test_the_list_is_searched_sorted_and_ticked(watch: Watch, server: Server, be
     own(watched, server)
 
 
+@pytest.mark.slow
 def test_a_run_in_the_list_moves(watch: Watch, server: Server, begin: Begin, vendor: Fake) -> None:
     slowly(vendor, looks=20, steps=40)
     run = begin(name="moving", done=False)
@@ -123,6 +127,7 @@ def test_a_run_in_the_list_moves(watch: Watch, server: Server, begin: Begin, ven
     own(watched, server)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1440])
 def test_a_thousand_runs_are_listed_and_found(watch: Watch, server: Server, begin: Begin, width: int) -> None:
     fill(begin(), 1000)
@@ -135,6 +140,7 @@ def test_a_thousand_runs_are_listed_and_found(watch: Watch, server: Server, begi
     own(watched, server)
 
 
+@pytest.mark.slow
 def test_markup_in_names_and_rows_stays_text(watch: Watch, server: Server, begin: Begin) -> None:
     evil = "<script>window.broken=1</script><img src=x onerror='window.broken=1'>"
     runs = [begin(name=f"{evil} {number}", note=evil, epochs=number) for number in (1, 2)]

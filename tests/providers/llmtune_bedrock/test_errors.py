@@ -105,6 +105,7 @@ def test_a_name_in_use_is_a_conflict_unless_the_job_is_ours(
     assert len(vendor.jobs) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [accept_then_drop(), truncated(), garbled(), server_error(handled=True)])
 def test_an_unclear_submit_says_so_and_the_same_token_finds_the_job(
     vendor: FakeBedrock, provider: BedrockProvider, tmp_path: Path, fault: object

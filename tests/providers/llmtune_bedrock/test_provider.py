@@ -93,6 +93,7 @@ def test_a_repeated_submit_is_the_same_job(vendor: FakeBedrock, provider: Bedroc
     assert len(vendor.jobs) == 1
 
 
+@pytest.mark.slow
 def test_a_failed_job_says_why(vendor: FakeBedrock, provider: BedrockProvider, tmp_path: Path) -> None:
     vendor.outcome = "failure"
     snapshot = run_to_end(provider, tmp_path)

@@ -81,6 +81,7 @@ def test_a_span_in_words(low: float, high: float, says: str) -> None:
     assert str(Span(low=low, high=high)) == says
 
 
+@pytest.mark.slow
 def test_it_opens_no_store_and_loads_no_library(rows: Path) -> None:
     code = (
         "import sys; from llmtune import TuningJob, plan; from llmtune_local import duration;"

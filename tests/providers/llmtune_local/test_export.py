@@ -98,6 +98,7 @@ def test_a_folder_with_something_in_it_is_left_alone(train: Callable[..., Any], 
     assert (tmp_path / "empty" / "adapter_config.json").exists()
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.testing import CliRunner
 
@@ -123,6 +124,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (tmp_path / "small-merged" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_backend_that_keeps_its_weights_says_so(tmp_path: Path) -> None:
     from llmtune import TuningJob, start
 

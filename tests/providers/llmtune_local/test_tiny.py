@@ -63,6 +63,7 @@ def test_the_shape(tiny: tuple[Any, Any]) -> None:
     assert model.config.pad_token_id == tokenizer.pad_token_id
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.text(max_size=60))
 @example("naïve 你好 🎉\u200d🚀 \x00\x7f\ufeff")

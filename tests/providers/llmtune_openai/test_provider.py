@@ -249,6 +249,7 @@ def test_download_brings_a_file_and_decodes_a_result_file(openai: OpenAIProvider
 
 
 # --- submit and find -------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [accept_then_drop(), accept_then_hold(4.0), truncated(), garbled()])
 def test_an_unclear_submit_is_one_job_and_is_found_again(
     openai: OpenAIProvider, vendor: FakeOpenAI, tmp_path: Path, fault: Any

@@ -100,6 +100,7 @@ def test_what_is_written_is_a_row_of_the_published_schema(name: str, schemas: An
     assert [error.message for error in schemas(SCHEMAS[method]).iter_errors(row)] == []
 
 
+@pytest.mark.slow
 def test_so_are_the_files_that_are_about(schemas: Any, shared: Path) -> None:
     count = 0
     for path in sorted((shared / "data" / "vendor_training").glob("*/*.jsonl")):

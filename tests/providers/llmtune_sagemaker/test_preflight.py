@@ -76,6 +76,7 @@ def test_a_model_that_the_hub_does_not_have(provider: SageMakerProvider, tmp_pat
     assert finding.code == "model"
 
 
+@pytest.mark.slow
 def test_a_licence_has_to_be_accepted(provider: SageMakerProvider, tmp_path: Path) -> None:
     assert codes(check(provider, tmp_path, LLAMA)) == ["eula"]
     assert check(provider, tmp_path, LLAMA, options={"accept_eula": True}) == []

@@ -47,6 +47,7 @@ def test_the_plan_is_what_is_sent(
         assert (body["training_type"]["lora_r"], body["training_type"]["lora_alpha"]) == (8, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["sft", "dpo"])
 def test_every_declared_field_moves_on_the_wire_and_nothing_else_does(
     vendor: FakeTogether,

@@ -76,6 +76,7 @@ def test_a_base_that_needs_bought_throughput_succeeds_without_it(
     assert "provisioned_units" in report.model_dump_json()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [refusal(400, "no", "ValidationException"), server_error(500)])
 def test_an_evaluation_that_breaks_leaves_no_deployment(
     vendor: FakeBedrock, provider: BedrockProvider, tmp_path: Path, fault: object
@@ -97,6 +98,7 @@ def test_a_teardown_that_is_refused_at_first_is_tried_again(
     assert vendor.standing == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [accept_then_drop(), garbled(), rate_limit(0.05), server_error(503, handled=True)])
 def test_whatever_happens_to_the_submit_there_is_one_job(
     vendor: FakeBedrock, provider: BedrockProvider, tmp_path: Path, fault: Fault

@@ -154,6 +154,7 @@ def test_every_material_is_predicted_as_the_fakes_count_it(tmp_path: Path) -> No
     assert set(off) <= set(FURTHER_OFF), off
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["openai", "azure", "nebius", "together"])
 @pytest.mark.usefixtures("no_long_pauses")
 @pytest.mark.filterwarnings("ignore::llmtune.errors.LlmtuneWarning")

@@ -187,6 +187,7 @@ def write_labelled(folder: Path) -> dict[str, Path]:
     return files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "model", "method"), TARGETS)
 def test_every_kind_of_row_is_judged_alike(kind: str, model: str, method: str, tmp_path: Path) -> None:
     if not is_offered(kind, model, method):
@@ -203,6 +204,7 @@ def test_every_kind_of_row_is_judged_alike(kind: str, model: str, method: str, t
     assert disagreements(kind, model, method, files, tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "model", "method"), TARGETS)
 def test_files_of_others_are_judged_alike(kind: str, model: str, method: str, shared: Path, tmp_path: Path) -> None:
     if not is_offered(kind, model, method):

@@ -250,6 +250,7 @@ def test_upload_submit_find_fetch_download_and_inventory_survive(world: World, n
             download(world, change, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD)
 def test_a_poll_survives(world: World, name: str) -> None:
     poll(world, _other_share(name))

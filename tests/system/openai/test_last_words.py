@@ -372,6 +372,7 @@ def test_what_the_vendor_used_is_what_is_effective(openai: FakeOpenAI, tmp_path:
     assert not any(warning.startswith("epochs") for warning in report.warnings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [{"epochs": 3}, {}])
 def test_the_estimate_is_for_the_epochs_that_the_vendor_used(
     openai: FakeOpenAI, tmp_path: Path, asked: dict[str, Any]
@@ -410,6 +411,7 @@ def test_an_upload_that_is_refused_is_sent_again_once(openai: FakeOpenAI, tmp_pa
     assert openai.counts["submit"] == submits + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("message", ["The training file has expired.", "invalid training_file: {id}"])
 def test_a_file_of_this_very_run_that_is_gone_is_sent_again_once(
     openai: FakeOpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str

@@ -74,6 +74,7 @@ def test_a_service_that_takes_a_model_and_files_alone(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["openai.gpt-oss-20b", "qwen.qwen3-32b"])
 def test_bedrocks_endpoint_for_openais_api(
     vendor: FakeMantle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str

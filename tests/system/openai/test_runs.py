@@ -72,6 +72,7 @@ def job(folder: Path, **more: Any) -> TuningJob:
     return TuningJob.model_validate({**fields, "hyperparameters": {"epochs": 2}, **more})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["openai", "azure", "nebius"])
 def test_from_start_to_report(vendors: dict[str, FakeVendor], tmp_path: Path, name: str) -> None:
     run = start(job(tmp_path, evaluation={"deploy": True}), name)
@@ -86,6 +87,7 @@ def test_from_start_to_report(vendors: dict[str, FakeVendor], tmp_path: Path, na
     assert len(vendors[name].jobs) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["openai", "azure", "nebius"])
 @pytest.mark.parametrize("fault", [accept_then_hold(3.0), accept_then_drop(), server_error(handled=True)])
 def test_an_answer_that_never_comes_is_one_job_found_again(
@@ -100,6 +102,7 @@ def test_an_answer_that_never_comes_is_one_job_found_again(
     assert vendors[name].counts["submit"] == 1
 
 
+@pytest.mark.slow
 def test_a_rough_day(vendors: dict[str, FakeVendor], tmp_path: Path) -> None:
     openai = vendors["openai"]
     roles = {"upload", "poll", "find", "generate", "other"}
@@ -142,6 +145,7 @@ def test_what_will_not_be_used_is_warned_of_once_and_refused_when_strict(
     assert "weight_decay" in str(warned[0].message)
 
 
+@pytest.mark.slow
 def test_the_same_content_is_uploaded_once(vendors: dict[str, FakeVendor], tmp_path: Path) -> None:
     openai = vendors["openai"]
     start(job(tmp_path), "openai").wait(timeout=60, pace=PACE)
@@ -150,6 +154,7 @@ def test_the_same_content_is_uploaded_once(vendors: dict[str, FakeVendor], tmp_p
     assert openai.counts["create_file"] == 2, "one training and one validation file for both jobs"
 
 
+@pytest.mark.slow
 def test_a_deployment_is_made_for_the_evaluation_alone(vendors: dict[str, FakeVendor], tmp_path: Path) -> None:
     azure = vendors["azure"]
     start(job(tmp_path), "azure").wait(timeout=60, pace=PACE)
@@ -259,6 +264,7 @@ def test_what_stands_beside_a_row_stays_at_home_and_is_named(
     assert (tmp_path / "converted.jsonl").read_bytes() == sent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["openai", "azure", "nebius"])
 def test_a_plan_and_a_tune_print_the_keys_that_stay(vendors: dict[str, FakeVendor], tmp_path: Path, name: str) -> None:
     (tmp_path / "ships.jsonl").write_text("".join(json.dumps(dialogue(at, **PRIVATE)) + "\n" for at in range(40)))

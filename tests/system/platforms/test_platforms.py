@@ -42,6 +42,7 @@ def write_rows(path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_each_module_can_be_imported(system: str, tmp_path: Path) -> None:
     done = run(system, "import everything", tmp_path)
@@ -62,6 +63,7 @@ def _fails_here(module: str) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_job_goes_from_its_rows_to_its_report(system: str, tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl")

@@ -79,6 +79,7 @@ def test_a_licence_that_was_not_accepted_stops_before_anything_is_sent(
     assert vendor.counts["submit"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [accept_then_drop(), garbled(), rate_limit(0.05), server_error(503, handled=True)])
 def test_whatever_happens_to_the_submit_there_is_one_job(
     vendor: FakeSageMaker, provider: SageMakerProvider, tmp_path: Path, fault: Fault

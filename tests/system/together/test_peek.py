@@ -42,6 +42,7 @@ def tokenizer(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_both_views_of_each_row(tmp_path: Path, tokenizer: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     asked = [("which team is it", "network"), ("which team", "billing")]
@@ -76,6 +77,7 @@ def test_both_views_of_each_row(tmp_path: Path, tokenizer: Path) -> None:
         assert vendor.complaints == []
 
 
+@pytest.mark.slow
 def test_a_backend_without_a_view_of_its_own_says_so(tmp_path: Path, tokenizer: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n')

@@ -43,6 +43,7 @@ def quick(**given: Any) -> PollInterval:
     return PollInterval(first=0.01, most=0.05, **given)
 
 
+@pytest.mark.slow
 def test_from_openai_to_together(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "old-key")
     monkeypatch.setenv("TOGETHER_API_KEY", "new-key")

@@ -114,6 +114,7 @@ def test_what_the_sdk_does_not_take_as_a_file_is_sent_as_one_that_it_takes(tmp_p
         assert upload.read_bytes() == (tmp_path / "converted.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["bad", "warn", "vendor_training"])
 def test_files_of_others_are_judged_as_the_sdk_judges_them(folder: str, shared: Path, tmp_path: Path) -> None:
     found: list[str] = []

@@ -92,6 +92,7 @@ def test_what_the_vendor_does_otherwise_stands_in_the_events(server: TuningServe
         assert api.models.retrieve(checkpoints[1].fine_tuned_model_checkpoint)
 
 
+@pytest.mark.slow
 def test_every_call_runs_at_a_vendor_with_both_clients(server: TuningServer, together: Any) -> None:
     with client(server) as api:
         assert scenario.run(api, MODEL, vendor=together).fine_tuned_model.startswith(f"ft:{MODEL}:llmtune:desk:lt")

@@ -27,6 +27,7 @@ def document(shared: Path) -> Path:
     return shared / "specs" / "openai-finetune-subset.examples.yaml"
 
 
+@pytest.mark.slow
 def test_every_body_of_the_whole_scenario_is_valid_both_ways(
     server: TuningServer, vendor: Fake, document: Path
 ) -> None:

@@ -69,6 +69,7 @@ def test_a_page_that_says_something_else_is_out_of_date(generate: ModuleType, ol
     assert generate.fill(page.replace(old, new)) == page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", ["30", "200"])
 def test_the_width_and_colours_of_a_terminal_change_nothing(columns: str) -> None:
     env = {**os.environ, "COLUMNS": columns, "TERMINAL_WIDTH": columns, "FORCE_COLOR": "1"}

@@ -242,6 +242,7 @@ def test_prepare(good: Path, tiny_tokenizer: Any, tmp_path: Path) -> None:
         run("prepare", good, "-t", "some-model", "--into", tmp_path / "ready", "--on-too-long", "cut")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the material folder beside the checkout is not here")
 def test_the_command_itself_ends_in_sentences_and_exit_codes() -> None:
     def llmtune(*arguments: str) -> Any:

@@ -111,6 +111,7 @@ def test_a_job_is_told_of_text_that_is_not_used(tmp_path: Path) -> None:
 KEYS = st.text("qjwz", min_size=3, max_size=6)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     name=st.sampled_from(sorted(ROWS)), extra_keys=st.dictionaries(KEYS, st.text(min_size=1), min_size=1, max_size=4)

@@ -179,6 +179,7 @@ def test_integers_of_any_length_keep_their_digits_in_calls(number: int) -> None:
 ARGUMENTS = st.dictionaries(st.text("xy", min_size=1, max_size=2), st.integers(), max_size=2)
 
 
+@pytest.mark.slow
 @given(
     question=WORDS,
     calls=st.lists(st.tuples(st.text("abc_", min_size=1, max_size=6), ARGUMENTS), min_size=1, max_size=3),

@@ -252,6 +252,7 @@ def test_a_large_array_is_read_in_pieces(tmp_path: Path) -> None:
     assert [example.text for example in load(path)] == [row["text"] for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "pack"),
     [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress), ("", gzip.compress)],

@@ -132,6 +132,7 @@ def test_tables_are_sorted_by_their_headings(watch: Watch, run_page: str) -> Non
     quiet(watched, run_page)
 
 
+@pytest.mark.slow
 def test_dark_follows_the_system_and_the_button_overrides_it(watch: Watch, run_page: str) -> None:
     def ground(watched: Any) -> str:
         return str(watched.page.evaluate("getComputedStyle(document.body).backgroundColor"))

@@ -140,6 +140,7 @@ def test_long_curves_are_thinned_without_losing_a_spike() -> None:
     assert (drawn[0], drawn[-1]) == (measured[0], measured[-1])
 
 
+@pytest.mark.slow
 def test_a_long_run_stays_under_a_megabyte_and_a_half() -> None:
     names = ("loss", "learning_rate", "grad_norm", "tokens_per_second", "token_accuracy", "perplexity")
     many = [

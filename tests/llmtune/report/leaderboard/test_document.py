@@ -138,6 +138,7 @@ def test_a_board_in_a_file_has_every_shape(tmp_path: Path) -> None:
     assert marked.stdout == leaderboard.to_markdown()
 
 
+@pytest.mark.slow
 def test_compare_writes_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job(tmp_path).save(tmp_path / "job.yaml")
     with Fake() as vendor:

@@ -25,6 +25,7 @@ def models(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_command_serves_until_it_is_told_to_end(vendor: Fake, models: Path) -> None:
     command = [*LLMTUNE, "--models", str(models), "--budget", "5", "--organization", "acme"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

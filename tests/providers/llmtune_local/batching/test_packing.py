@@ -81,6 +81,7 @@ def assert_same(actual: dict[str, Any], expected: dict[str, Any]) -> None:
         torch.testing.assert_close(gradient, expected[name], **TOLERANCE, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt_weight", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packed_padded_and_one_by_one_give_the_same_gradient(
@@ -110,6 +111,7 @@ def begin_alike(shared: int, *rows: TokenRow, seed: int = 99) -> list[TokenRow]:
     return [TokenRow(np.concatenate([first.ids, row.ids]), np.concatenate([prompt, row.completion])) for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt_weight", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gpt2", "phi3", "mamba"])
 def test_rows_that_begin_alike_give_the_same_gradient(
@@ -312,6 +314,7 @@ def test_a_model_that_mixes_rows_is_not_packed(lora_model: Callable[..., Any], m
     assert Network(lora_model("llama"), device="cpu", dtype=torch.float32).packed
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(st.data())
 def test_any_rows_weights_and_budgets(lora_model: Callable[..., Any], data: st.DataObject) -> None:

@@ -59,6 +59,7 @@ def reference_score(folder: Path, request: GenerationRequest, label: str) -> flo
     return float(per_token[torch.tensor(row.completion_mask[1:])].sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "mistral", "gpt2"])
 def test_label_scores_are_the_models_own(family: str, families_on_disk: Callable[..., Path]) -> None:
     extra = {"sliding_window": 8} if family == "mistral" else {}
@@ -79,6 +80,7 @@ def behind(text: str, **settings: Any) -> GenerationRequest:
     return GenerationRequest(messages=(Message("system", SYSTEM), Message("user", text)), **settings)
 
 
+@pytest.mark.slow
 def test_portions_never_change_a_score(base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     many = [*LABELS, "odd and even", "neither", "one two three", "one two"]
     with LocalGenerator(model=str(base_folder)) as model:
@@ -92,6 +94,7 @@ def test_portions_never_change_a_score(base_folder: Path, monkeypatch: pytest.Mo
     assert model._network is None  # closed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2"])
 def test_a_beginning_that_all_share_is_computed_once(
     family: str, families_on_disk: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
@@ -121,6 +124,7 @@ def test_a_beginning_that_all_share_is_computed_once(
         assert row == pytest.approx([reference_score(folder, request, label) for label in LABELS], rel=1e-4)
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=25)
 def test_whatever_the_lengths_and_labels_scores_and_answers_stay(base_folder: Path, data: st.DataObject) -> None:
@@ -181,6 +185,7 @@ def test_label_answers_are_rendered_anew_where_the_prompt_matters(
     assert scores[0] == pytest.approx(float(per_token.sum()), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
 def test_greedy_answers_are_transformers_own(family: str, families_on_disk: Callable[..., Path]) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -207,6 +212,7 @@ def test_greedy_answers_are_transformers_own(family: str, families_on_disk: Call
         assert answer.seconds > 0  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_a_tuned_model_answers_what_it_learned(train: Callable[..., Any], data: dict[str, str]) -> None:
     from llmtune.data.io.reading import load
 
@@ -296,6 +302,7 @@ def test_sampling_settings_shape_what_is_drawn_from() -> None:
     assert counts.tolist() == pytest.approx(plain, abs=0.03)
 
 
+@pytest.mark.slow
 def test_limits(base_folder: Path) -> None:
     with LocalGenerator(model=str(base_folder)) as model:
         (answer,) = model.generate([ask("one", max_tokens=3)])
@@ -309,6 +316,7 @@ def test_limits(base_folder: Path) -> None:
         assert model.generate([]) == []
 
 
+@pytest.mark.slow
 def test_a_templates_options_hold(families_on_disk: Callable[..., Path]) -> None:
     folder = families_on_disk("llama", "thinking")
     quiet = LocalGenerator(model=str(folder), options={"template_options": {"enable_thinking": False}})

@@ -150,6 +150,7 @@ def test_a_real_run_takes_about_what_was_told(tmp_path: Path) -> None:
     assert measured["told"] == pytest.approx(measured["measured"], rel=0.25)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux hands the peak on through exec")
 def test_the_peak_is_the_workers_own_not_its_parents() -> None:
     import subprocess

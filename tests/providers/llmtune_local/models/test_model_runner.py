@@ -301,6 +301,7 @@ def test_float32_is_used_for_every_weight_and_nothing_is_left_changed() -> None:
         torch.testing.assert_close(logits, model.float()(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_threads_load_their_models_one_after_the_other(base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Transformers changes settings of the whole process while it loads: two at once break every later load."""
     import threading

@@ -179,6 +179,7 @@ def test_a_classifier_for_vllm(train: Callable[..., Any], tmp_path: Path) -> Non
         export_for_server(trainer.folder.artefact, data_of(trainer), "gguf", tmp_path / "no", "f16")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_written_is_refused_before_anything_is(
     train: Callable[..., Any], random_model: Callable[..., Any], tokenizers: Callable[[str], Any], tmp_path: Path
 ) -> None:

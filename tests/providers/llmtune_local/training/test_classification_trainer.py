@@ -70,6 +70,7 @@ def kept(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "logits" / "validation.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["lora", "dora", "full"])
 def test_learns_and_its_figures_are_scikit_learns(label: Callable[..., ClassificationTrainer], adapter: str) -> None:
     trainer = label({"adapter": adapter}, epochs=6, learning_rate=1e-3 if adapter == "full" else 5e-3)
@@ -92,6 +93,7 @@ def test_learns_and_its_figures_are_scikit_learns(label: Callable[..., Classific
     assert series(trainer, "validation/loss")[last] < series(trainer, "validation/loss")[0]
 
 
+@pytest.mark.slow
 def test_the_loss_and_its_gradient_are_plain_cross_entropy(label: Callable[..., ClassificationTrainer]) -> None:
     for how in ({}, {"gradient_accumulation_steps": 3}, {"label_smoothing": 0.2}):
         how = how | {"dropout": 0.0, "attention_dropout": 0.0}  # so that both see the same network
@@ -114,6 +116,7 @@ def test_the_loss_and_its_gradient_are_plain_cross_entropy(label: Callable[..., 
             torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_class_weights(label: Callable[..., ClassificationTrainer], tmp_path: Path) -> None:
     files = {"train": write_texts(tmp_path / "rare.jsonl", 80, rare=6)}
     counts = dict.fromkeys(sorted(WORDS), 0)
@@ -145,6 +148,7 @@ def test_class_weights(label: Callable[..., ClassificationTrainer], tmp_path: Pa
     assert said_access(heavy) > said_access(plain)
 
 
+@pytest.mark.slow
 def test_several_labels_a_row(label: Callable[..., ClassificationTrainer], tmp_path: Path) -> None:
     files = {
         "train": write_texts(tmp_path / "train.jsonl", 120, several=True),
@@ -165,6 +169,7 @@ def test_several_labels_a_row(label: Callable[..., ClassificationTrainer], tmp_p
     assert series(trainer, "validation/loss")[last] == pytest.approx(float(loss), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["lora", "full"])
 def test_stopped_and_resumed_ends_like_one_that_was_not(
     make_request: Callable[..., Any],
@@ -196,6 +201,7 @@ def test_stopped_and_resumed_ends_like_one_that_was_not(
         assert actual["logits"] == pytest.approx(expected["logits"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_hyperparameters_of_an_encoder(label: Callable[..., ClassificationTrainer]) -> None:
     plain = series(label(), "train/loss")
     for change in (
@@ -289,6 +295,7 @@ def asked_of(report: Any) -> dict[str, list[float]]:
     return {line["text"]: line["logits"] for line in map(json.loads, lines)}
 
 
+@pytest.mark.slow
 def test_the_whole_way_of_a_job(tmp_path: Path) -> None:
     from llmtune import tune
     from llmtune.data.dataset import Dataset
@@ -326,6 +333,7 @@ def test_the_whole_way_of_a_job(tmp_path: Path) -> None:
     assert scope["labels"][scope["logits"].argmax(-1).item()] in names
 
 
+@pytest.mark.slow
 def test_several_labels_through_a_job(tmp_path: Path) -> None:
     from llmtune import tune
     from llmtune.data.dataset import Dataset

@@ -113,6 +113,7 @@ def test_loss_and_gradient_are_those_of_a_plain_implementation(
     assert values["train/reward_margin"] == pytest.approx(margin, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_whole_run_has_the_losses_of_a_plain_loop(prefer: Callable[..., PreferenceTrainer]) -> None:
     trainer = prefer(epochs=2, learning_rate=1e-2)
     first = prefer(max_steps=1, learning_rate=1e-30)  # the same beginning: the adapter as it was drawn
@@ -253,6 +254,7 @@ def test_the_preferred_margin_grows(prefer: Callable[..., PreferenceTrainer], ad
             assert series(trainer, f"{part}/{name}")
 
 
+@pytest.mark.slow
 def test_beta_and_smoothing_have_an_effect(prefer: Callable[..., PreferenceTrainer]) -> None:
     plain = prefer(epochs=1)
     assert series(prefer(epochs=1, dpo_beta=0.1), "train/loss") == series(plain, "train/loss")
@@ -315,6 +317,7 @@ def job_of(path: str, **changes: Any) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_the_whole_way_of_a_job(tmp_path: Path) -> None:
     from llmtune import tune
 

@@ -134,6 +134,7 @@ def test_the_same_request_gives_the_same_run_and_another_seed_another(train: Tra
 # Each field
 
 
+@pytest.mark.slow
 def test_epochs_and_max_steps_whichever_ends_first(train: Train) -> None:
     def steps(**hyper: Any) -> int:
         return train(**hyper).progress.step
@@ -150,6 +151,7 @@ def test_batch_size_is_rows_per_step(train: Train) -> None:
     assert trainer.resolved["total_steps"] == 6
 
 
+@pytest.mark.slow
 def test_accumulation_and_packing_change_the_batches_and_not_the_result(train: Train) -> None:
     base = train()
     for change in ({"gradient_accumulation_steps": 3}, {"gradient_accumulation_steps": 8}, {"packing": False}):
@@ -162,6 +164,7 @@ def test_accumulation_and_packing_change_the_batches_and_not_the_result(train: T
     assert len(train({"options": {"device": "cpu", "num_threads": 1, "token_budget": 40}}).step(0)[1].batches) > 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 1e-2)])
 def test_a_beginning_computed_once_a_step_trains_like_rows_alone(
     dtype: str, tolerance: float, train: Train, tmp_path: Path
@@ -398,6 +401,7 @@ def test_sequence_length(train: Train, tmp_path: Path, data: dict[str, str]) -> 
     assert train().resolved["max_sequence_length"] == 128
 
 
+@pytest.mark.slow
 def test_evaluation_and_checkpoints_come_when_asked(train: Train) -> None:
     trainer = train(epochs=3, eval_every=4, checkpoint_every=3, keep_checkpoints=2)
     assert list(series(trainer, "validation/loss")) == [0, 4, 8, 12, 15]
@@ -413,6 +417,7 @@ def test_evaluation_and_checkpoints_come_when_asked(train: Train) -> None:
     assert without.folder.read_result().validation_loss is None  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_early_stopping_keeps_the_best_weights(train: Train) -> None:
     trainer = train(epochs=30, learning_rate=0.2, eval_every=1, early_stopping_patience=2, lr_schedule="constant")
     losses = series(trainer, "validation/loss")
@@ -536,6 +541,7 @@ def test_goes_on_from_an_adapter(train: Train) -> None:
     assert series(full, "validation/loss")[0] == pytest.approx(before[10], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_options(train: Train) -> None:
     plain = train()
     for option in ({"gradient_checkpointing": True}, {"token_budget": 16}, {"num_threads": 2}):
@@ -555,6 +561,7 @@ def test_a_loss_that_is_no_number_stops_the_run(train: Train) -> None:
         train(epochs=5, optimizer="sgd", learning_rate=1e30, max_grad_norm=0, lr_schedule="constant")
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_micro_batches(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = train()
     from llmtune_local.models.model_runner import Network
@@ -601,6 +608,7 @@ def test_bad_rows_are_named(text: str, error: type[Exception], sentence: str, tr
         train({"files": {"train": str(tmp_path / "bad.jsonl")}})
 
 
+@pytest.mark.slow
 def test_unknown_models_are_named(train: Train, tmp_path: Path) -> None:
     with pytest.raises(InvalidJob, match="holds no model"):
         train({"model": str(tmp_path)})
@@ -614,6 +622,7 @@ def test_unknown_models_are_named(train: Train, tmp_path: Path) -> None:
 # Resuming
 
 
+@pytest.mark.slow
 def test_a_run_stopped_and_resumed_ends_like_one_that_was_not(
     make_request: Callable[..., Any], train: Train, tmp_path: Path
 ) -> None:
@@ -715,6 +724,7 @@ def plain_loop(trainer: Trainer, base: Path) -> tuple[dict[int, float], dict[str
     return losses, {name: parameter.detach() for name, parameter in trained.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["lora", "dora", "full"])
 def test_stopped_resumed_and_accumulated_with_a_last_step_of_fewer_rows_a_run_is_one_plain_loop(
     adapter: str, make_request: Callable[..., Any], base_folder: Path, tmp_path: Path
@@ -746,6 +756,7 @@ def test_stopped_resumed_and_accumulated_with_a_last_step_of_fewer_rows_a_run_is
             torch.testing.assert_close(parameter.detach(), weights[name], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_base_of_a_run_that_goes_on_is_the_earlier_model(
     train: Train, base_folder: Path, data: dict[str, str]
 ) -> None:
@@ -859,6 +870,7 @@ def test_the_wait_for_room_has_an_end(train: Train, monkeypatch: pytest.MonkeyPa
     assert passed[0] == loop.DISK_TIMEOUT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["lora", "full"])
 def test_a_damaged_checkpoint_is_passed_over(
     adapter: str, make_request: Callable[..., Any], train: Train, tmp_path: Path
