@@ -203,6 +203,8 @@ def table(entries: list[dict[str, Any]]) -> tuple[str, bool]:
                 missed.append(f"{where}: calibration error {entry['ece_after']:.3f}")
             if entry["accuracy_after"] < entry["accuracy_before"] - GOAL_LOSS:
                 missed.append(f"{where}: accuracy fell")
+    measured = {entry["set"] for entry in entries}
+    missed += [f"{name} is not measured" for name in SETS if name not in measured]
     goals = (
         f"Goals: calibration error after at most {GOAL_ECE:g} and accuracy not below on the large sets, promises broken"
         f" in at most {100 * GOAL_BROKEN:.0f} % of the resplits: "
