@@ -394,6 +394,8 @@ class Client:
             headers = {"Authorization": f"Bearer {key}"} | headers
         try:
             response = self._get_transport(safe=safe).request(method, self._url + path, content=data, headers=headers)
+        except httpx.InvalidURL as error:
+            raise InvalidSettings(f"{self._host} is no address of a server: {error}") from None
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
             if certificate := _find_certificate_error(error):
                 raise VendorError(

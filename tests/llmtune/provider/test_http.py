@@ -362,3 +362,9 @@ def test_the_client_takes_an_endless_answer_for_one_that_did_not_come() -> None:
         with pytest.raises(TransientError, match="longer than 64 MB"):
             client.content("/v1/echo")
         assert client.get("/v1/echo")["query"] == {}
+
+
+def test_an_address_that_cannot_be_one_is_named_in_a_sentence() -> None:
+    client = Client("http://127.0.0.1:9/\x1b[31m")
+    with pytest.raises(InvalidSettings, match="is no address of a server"):
+        client.send("GET", "/v1/models")
