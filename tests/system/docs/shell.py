@@ -143,7 +143,7 @@ def _type(command: str, folder: Path, environment: dict[str, str], started: list
         start_new_session=True,
     )
     started.append(process.pid)
-    output, _ = process.communicate(timeout=400)
+    output, _ = process.communicate(timeout=1200)
     return process.returncode, output
 
 
