@@ -403,7 +403,7 @@ class _MemberRunner:
             if self._on_update is not None:
                 try:
                     self._on_update(label, update)
-                except Exception as error:
+                except Exception as error:  # the caller's own: raised again, as what stopped the wait
                     raise _StoppedWaiting from error
 
         return run.wait(on_update=forward, pace=self._pace)

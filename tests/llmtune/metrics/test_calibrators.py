@@ -115,7 +115,7 @@ def test_isotonic_curves_are_scikit_learns() -> None:
 def test_temperature_is_kept_unless_another_is_clearly_better() -> None:
     scores, truth = draw(600, 4, 5, sharpness=2)
     assert fit_calibrator(scores.tolist(), truth).calibrator.method == "temperature"
-    scores, truth = draw(600, 4, 5, bias=2.0)  # one label is favoured, which no temperature mends
+    scores, truth = draw(600, 4, 5, bias=2.0)  # one label is favoured, which no temperature corrects
     fitted = fit_calibrator(scores.tolist(), truth)
     assert fitted.calibrator.method == "vector"
     after = np.array(fitted.calibrator.apply(scores.tolist()))

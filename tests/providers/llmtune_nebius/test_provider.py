@@ -54,7 +54,7 @@ def test_a_whole_run_at_nebius(nebius: NebiusProvider, nebius_vendor: FakeNebius
     events = [event.message for snapshot in snapshots for event in snapshot.events]
     assert events[0] == "Job is submitted"
     assert events[-1] == "Training completed successfully"
-    assert len(events) == len(set(events)), "nothing is told twice"
+    assert len(events) == len(set(events)), "nothing is reported twice"
     same_job = nebius.find(KEY)
     assert same_job is not None
     assert same_job.id == job.id

@@ -74,7 +74,7 @@ def test_a_whole_run(openai: OpenAIProvider, vendor: FakeOpenAI, tmp_path: Path)
     assert last.resolved["epochs"] == 2
     assert last.resolved["seed"] == 3
     events = [event.id for snapshot in snapshots for event in snapshot.events]
-    assert len(events) == len(set(events)), "nothing is told twice"
+    assert len(events) == len(set(events)), "nothing is reported twice"
     assert any("successfully completed" in event.message for snapshot in snapshots for event in snapshot.events)
     steps = {point.step for snapshot in snapshots for point in snapshot.points if point.series == "train/loss"}
     assert steps == set(range(1, 11))

@@ -1,4 +1,4 @@
-"""What a server is told about conversations."""
+"""What a server knows of conversations."""
 
 from __future__ import annotations
 
