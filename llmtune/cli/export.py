@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from llmtune.runs.run import Run
 
 
-class Form(StrEnum):
-    """Forms in which a tuned model can be exported."""
+class ExportFormat(StrEnum):
+    """Formats in which a tuned model can be exported."""
 
     ADAPTER = "adapter"
     MERGED = "merged"
@@ -38,15 +38,15 @@ class WeightPrecision(StrEnum):
 
 def export(
     run: RunId,
-    shape: Annotated[
-        Form,
+    format: Annotated[
+        ExportFormat,
         typer.Option(
             "--format",
             "-f",
             help="The adapter alone, or one model with it merged in; gguf: a file for llama.cpp (gguf-adapter: base and"
             " adapter as two); ollama, vllm: a folder for each.",
         ),
-    ] = Form.ADAPTER,
+    ] = ExportFormat.ADAPTER,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The folder; by default RUN-FORMAT here.", show_default=False)
     ] = None,
@@ -82,33 +82,35 @@ def export(
 
     tuned = open_run(run, "succeeded")
     if to is not None:
-        _import(tuned, to, out if out is not None else Path(f"{tuned.record.name}-merged"), yes=yes, as_json=as_json)
+        _import_weights(
+            tuned, to, out if out is not None else Path(f"{tuned.record.name}-merged"), yes=yes, as_json=as_json
+        )
         return
-    folder = out if out is not None else Path(f"{tuned.record.name}-{shape.value}")
+    folder = out if out is not None else Path(f"{tuned.record.name}-{format.value}")
     chosen: Precision | None = precision.value if precision is not None else None
-    notes = tuned.export(shape.value, folder, precision=chosen, check_rows=check_rows)
+    notes = tuned.export(format.value, folder, precision=chosen, check_rows=check_rows)
     if as_json:
-        print_json({"run": tuned.record.id, "format": shape.value, "folder": str(folder.absolute()), "notes": notes})
+        print_json({"run": tuned.record.id, "format": format.value, "folder": str(folder.absolute()), "notes": notes})
         return
     err.print(f"wrote {folder}", markup=False, soft_wrap=True)
     for note in notes:
         console.print(note, markup=False, soft_wrap=True)
 
 
-def _import(run: Run, name: str, folder: Path, *, yes: bool, as_json: bool) -> None:
+def _import_weights(run: Run, name: str, folder: Path, *, yes: bool, as_json: bool) -> None:
     """Start the import of a run's weights, or report how it stands."""
     from llmtune.cli.output import err, print_json
     from llmtune.cli.output import out as console
     from llmtune.errors import OverBudget
     from llmtune.provider.registry import get_provider
-    from llmtune.runs.weight_import import check
+    from llmtune.runs.weight_import import require_importer
 
     provider = get_provider(name)
     current = run.find_import(provider)
     if current is None or current.state == "failed":
         if current is not None:
             err.print(f"the last import failed: {current.error or 'no reason is given'}", markup=False, soft_wrap=True)
-        err.print(check(provider).import_cost(), markup=False, soft_wrap=True)
+        err.print(require_importer(provider).import_cost(), markup=False, soft_wrap=True)
         if not yes:
             if not sys.stdin.isatty():
                 raise OverBudget("an import costs money, by an amount that is not known", hint="pass --yes to start it")

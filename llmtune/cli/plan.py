@@ -84,32 +84,32 @@ def plan(
         )
     if hourly is None and hourly_region is not None:
         raise InvalidJob("no machine is rented", where="--hourly-region", hint="add its price: --hourly USD")
-    wanted = None if region is None else check_region(region)
-    answers = plan_all(loaded, names)
-    if wanted is not None:
-        answers = keep_in_region(answers, wanted)
+    allowed_region = None if region is None else check_region(region)
+    plans = plan_all(loaded, names)
+    if allowed_region is not None:
+        plans = keep_in_region(plans, allowed_region)
     totals = {}
     if traffic is not None:
-        use = _Use(parse_traffic(traffic), (prompt_tokens, answer_tokens), months, wanted)
-        totals = _compute_totals(answers, use)
+        usage = _Usage(parse_traffic(traffic), (prompt_tokens, answer_tokens), months, allowed_region)
+        totals = _compute_totals(plans, usage)
         if hourly is not None:
             rented = None if hourly_region is None else check_region(hourly_region)
-            totals |= _compute_rented(answers, use, hourly, rented)
+            totals |= _compute_rented(plans, usage, hourly, rented)
     if as_json:
         changed = {change.path: {"before": change.before, "after": change.after} for change in changes}
-        document = to_json(answers) | ({"changed": changed} if changed else {})
+        document = to_json(plans) | ({"changed": changed} if changed else {})
         if traffic is not None:
             document["totals"] = {name: total.model_dump(mode="json") for name, total in totals.items()}
         print_json(document)
         return
     aside = "a plan sends nothing"
-    print_plans(out, loaded.name, answers, every_field=every_field, request=request, aside=aside)
+    print_plans(out, loaded.name, plans, every_field=every_field, request=request, aside=aside)
     print_total_costs(out, list(totals.values()))
 
 
 @dataclass(frozen=True)
-class _Use:
-    """The use that `--traffic` and its options describe; `region` is the one that is wanted."""
+class _Usage:
+    """The use that `--traffic` and its options describe; `region` is the one that is allowed_region."""
 
     answers_per_month: float
     tokens: tuple[float | None, float | None]
@@ -126,24 +126,25 @@ class _Use:
         )
 
 
-def _compute_totals(answers: dict[str, Receipt | LlmtuneError], use: _Use) -> dict[str, TotalCost]:
+def _compute_totals(plans: dict[str, Receipt | LlmtuneError], usage: _Usage) -> dict[str, TotalCost]:
     """Return the cost in use by backend; those that cannot plan the job are left out."""
     from llmtune.planning.usage import compute_total_cost
     from llmtune.provider.receipt import Receipt
 
     return {
-        name: compute_total_cost(receipt, use.traffic(receipt), region=use.region)
-        for name, receipt in answers.items()
+        name: compute_total_cost(receipt, usage.traffic(receipt), region=usage.region)
+        for name, receipt in plans.items()
         if isinstance(receipt, Receipt)
     }
 
 
 def _compute_rented(
-    answers: dict[str, Receipt | LlmtuneError], use: _Use, hourly: float, hourly_region: str | None
+    plans: dict[str, Receipt | LlmtuneError], usage: _Usage, hourly: float, hourly_region: str | None
 ) -> dict[str, TotalCost]:
     """Return the cost in use on a rented machine, for the first plan of a backend that runs on this one.
 
-    Raises `InvalidJob` where no backend runs here, or a region is wanted and the machine is not known to be in it.
+    Raises `InvalidJob` where no backend runs here, or only one region is allowed and
+    the machine is not known to be in it.
     """
     from llmtune.errors import InvalidJob
     from llmtune.planning.regions import select_regions
@@ -151,16 +152,16 @@ def _compute_rented(
     from llmtune.provider.receipt import Receipt
     from llmtune.provider.registry import get_provider
 
-    if use.region is not None and not select_regions(use.region, (hourly_region or "",)):
+    if usage.region is not None and not select_regions(usage.region, (hourly_region or "",)):
         stated = f"stands in {hourly_region}" if hourly_region else "is in no stated region"
         raise InvalidJob(
-            f"the rented machine {stated}, and the plan is for {use.region}",
+            f"the rented machine {stated}, and the plan is for {usage.region}",
             where="--hourly",
             hint="state where it stands with --hourly-region, or leave --hourly out",
         )
-    for receipt in answers.values():
+    for receipt in plans.values():
         if isinstance(receipt, Receipt) and not get_provider(receipt.target.provider).hosted:
-            return {RENTED: compute_rented_cost(receipt, use.traffic(receipt), hourly)}
+            return {RENTED: compute_rented_cost(receipt, usage.traffic(receipt), hourly)}
     raise InvalidJob(
         "--hourly rents a machine for the local trainer, which is not among the backends",
         where="--hourly",
@@ -176,7 +177,7 @@ def split_names(text: str) -> list[str]:
 def print_plans(
     console: Any,
     title: str,
-    answers: dict[str, Receipt | LlmtuneError],
+    plans: dict[str, Receipt | LlmtuneError],
     *,
     every_field: bool,
     request: bool,
@@ -188,7 +189,7 @@ def print_plans(
 
     from llmtune.provider.receipt import Receipt
 
-    receipts = {name: answer for name, answer in answers.items() if isinstance(answer, Receipt)}
+    receipts = {name: answer for name, answer in plans.items() if isinstance(answer, Receipt)}
     console.print(f"[bold]{escape(title)}[/]{f'  {aside}' if aside else ''}\n")
     common = _common_findings(list(receipts.values()))
     for line in common:
@@ -196,7 +197,7 @@ def print_plans(
     if common:
         console.print()
     fields = _select_fields(list(receipts.values()), every_field)
-    for chunk in _chunks(list(receipts), max(1, (console.width - 24) // 14)):
+    for chunk in _split_into_chunks(list(receipts), max(1, (console.width - 24) // 14)):
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
         table.add_column("field", no_wrap=True)
         for name in chunk:
@@ -205,7 +206,7 @@ def print_plans(
             table.add_row(field, *(_format_cell(receipts[name][field]) for name in chunk))
         console.print(table)
         console.print()
-    for name, answer in answers.items():
+    for name, answer in plans.items():
         if isinstance(answer, Receipt):
             _ReceiptPrinter(console, answer).print(name, common, request=request)
         else:
@@ -238,11 +239,11 @@ def _format_cell(row: FieldReceipt) -> str:
 
     styles = {"unsupported": "yellow", "invalid": "red", "converted": "cyan", "sent": "green"}
     if row.support in ("sent", "converted"):
-        text = _short(row.effective)
+        text = _shorten(row.effective)
     elif row.support == "inherent":
-        text = f"always {_short(row.effective)}"
+        text = f"always {_shorten(row.effective)}"
     elif row.support == "default":
-        text = f"({_short(row.effective)})" if row.effective is not None else "(default)"
+        text = f"({_shorten(row.effective)})" if row.effective is not None else "(default)"
     elif row.support == "unsupported":
         text = "not used" if row.is_set else "unsupported"
     else:
@@ -251,7 +252,7 @@ def _format_cell(row: FieldReceipt) -> str:
     return f"[{style}]{escape(text)}[/]"
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
@@ -273,21 +274,21 @@ class _ReceiptPrinter:
         model, family = escape(receipt.target.model), escape(receipt.family)
         self._console.print(f"{mark} [bold]{escape(name)}[/]  {model} [dim]{family}[/]")
         for text in receipt.refusals:
-            self._line("refused", text, "red")
+            self._print_line("refused", text, "red")
         self._print_service()
         self._print_fields()
         self._print_data(common)
         self._print_cost()
         if receipt.duration is not None:
-            self._line("time", receipt.duration.sentence())
+            self._print_line("time", receipt.duration.sentence())
         self._print_memory()
         self._print_readiness()
         for text in receipt.warnings:
-            self._line("note", text, "yellow")
+            self._print_line("note", text, "yellow")
         if request and receipt.request:
             from llmtune.redaction.documents import dump_json
 
-            self._line("request", receipt.request.operation)
+            self._print_line("request", receipt.request.operation)
             self._console.print(escape(dump_json(receipt.request.body)), soft_wrap=True)
 
     def _print_cost(self) -> None:
@@ -295,13 +296,13 @@ class _ReceiptPrinter:
         dated = f" [{cost.source}, {cost.checked}]" if cost.checked else ""
         formula = f" = {cost.formula}" if cost.formula and cost.total else ""
         if len(cost.lines) < 2 or not formula:
-            self._line("cost", f"{cost.sentence()}{formula}{dated}")
+            self._print_line("cost", f"{cost.sentence()}{formula}{dated}")
             return
-        self._line("cost", f"{cost.sentence()}{dated}")
+        self._print_line("cost", f"{cost.sentence()}{dated}")
         for line in cost.lines:
-            self._line("", line.formula or f"{line.name}: not known: {line.unknown}", "dim")
+            self._print_line("", line.formula or f"{line.name}: not known: {line.unknown}", "dim")
 
-    def _line(self, label: str, text: str, style: str = "") -> None:
+    def _print_line(self, label: str, text: str, style: str = "") -> None:
         from rich.markup import escape
 
         body = escape(text)
@@ -313,27 +314,27 @@ class _ReceiptPrinter:
         lifecycle = self._receipt.lifecycle
         if self._receipt.target.model == PLACEHOLDER:
             text = f"{PLACEHOLDER} stands for a model that is not named yet: write its id into the job file"
-            self._line("model", text, "red")
-        self._line("service", lifecycle.sentence, "" if lifecycle.open else "red")
+            self._print_line("model", text, "red")
+        self._print_line("service", lifecycle.sentence, "" if lifecycle.open else "red")
         if lifecycle.note:
-            self._line("", lifecycle.note, "dim")
+            self._print_line("", lifecycle.note, "dim")
         if not lifecycle.open and lifecycle.alternatives:
-            self._line("instead", ", ".join(lifecycle.alternatives))
+            self._print_line("instead", ", ".join(lifecycle.alternatives))
 
     def _print_fields(self) -> None:
         for row in self._receipt.fields:
             if row.is_set and row.support == "converted":
-                self._line("converted", f"{row.field}: {row.rule}", "cyan")
+                self._print_line("converted", f"{row.field}: {row.rule}", "cyan")
             if row.is_set and row.support == "unsupported":
-                self._line("not used", f"{row.field}={row.requested!r}: {row.reason}", "yellow")
+                self._print_line("not used", f"{row.field}={row.requested!r}: {row.reason}", "yellow")
         if chosen := [row for row in self._receipt.fields if row.support == "default" and row.rule]:
             adapter = [f"adapter {self._receipt.target.adapter}"] * (self._receipt["adapter"].support == "default")
             values = ", ".join([*adapter, *(self._format_default(row) for row in chosen)])
-            self._line("defaults", f"{values} (for {chosen[0].rule})")
+            self._print_line("defaults", f"{values} (for {chosen[0].rule})")
 
     def _format_default(self, row: FieldReceipt) -> str:
         stops = row.field == "epochs" and self._receipt.effective("early_stopping_patience") is not None
-        return f"at most {_short(row.effective)} epochs" if stops else f"{row.field} {_short(row.effective)}"
+        return f"at most {_shorten(row.effective)} epochs" if stops else f"{row.field} {_shorten(row.effective)}"
 
     def _print_data(self, common: list[str]) -> None:
         data = self._receipt.data
@@ -341,39 +342,39 @@ class _ReceiptPrinter:
             rows = ", ".join(f"{count:,} {role}" for role, count in data.rows.items())
             about = "about " if data.tokens_estimated else ""
             tokens = f", {about}{data.tokens:,} training tokens" if data.tokens is not None else ""
-            self._line("data", f"{rows} rows{tokens}, sent as {data.format}")
+            self._print_line("data", f"{rows} rows{tokens}, sent as {data.format}")
             if data.evaluated:
                 from llmtune.report.verdicts import held_out_power
 
-                self._line("test", held_out_power(data.evaluated))
+                self._print_line("test", held_out_power(data.evaluated))
         if data.errors or data.warnings:
             from llmtune.report.format import count as amount
 
             totals = f"{amount(data.errors, 'error')}, {amount(data.warnings, 'warning')}"
-            self._line("", f"{totals} (llmtune data check shows all)", "yellow")
+            self._print_line("", f"{totals} (llmtune data check shows all)", "yellow")
         for line in [line for line in data.findings if line not in common][:3]:
-            self._line("", line, "red" if data.errors else "yellow")
+            self._print_line("", line, "red" if data.errors else "yellow")
         for line in data.lossy[:3]:
-            self._line("lossy", line, "yellow")
+            self._print_line("lossy", line, "yellow")
 
     def _print_memory(self) -> None:
         memory = self._receipt.memory
         if memory is None:
             return
-        self._line("memory", memory.sentence(), "red" if memory.fits is False else "")
+        self._print_line("memory", memory.sentence(), "red" if memory.fits is False else "")
         tight = memory.fits is False or (memory.room or 0) < 2 * (memory.peak or 0)
         for text in memory.advice if tight else ():
-            self._line("", f"smaller by {text}", "dim")
+            self._print_line("", f"smaller by {text}", "dim")
 
     def _print_readiness(self) -> None:
         ready = self._receipt.ready
         missing = f"; settings missing: {', '.join(ready.missing_settings)}" if ready.missing_settings else ""
         lacking = ready.extra == "missing" or ready.credentials == "not found" or bool(ready.missing_settings)
         text = f"extra {ready.extra}, credentials {ready.credentials}{missing}"
-        self._line("ready", text, "red" if lacking else "")
+        self._print_line("ready", text, "red" if lacking else "")
         if ready.hint:
-            self._line("", ready.hint, "dim")
+            self._print_line("", ready.hint, "dim")
 
 
-def _chunks(names: list[str], size: int) -> list[list[str]]:
+def _split_into_chunks(names: list[str], size: int) -> list[list[str]]:
     return [names[start : start + size] for start in range(0, len(names), size)]

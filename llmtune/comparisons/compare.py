@@ -129,9 +129,8 @@ def plan_members(job: TuningJob, provider: Sequence[str | Member], *, few_shot: 
             continue
         total += receipt.cost.total
         base_model = (member.provider, receipt.target.model)
-        if (
-            base_model not in few_shot_models
-        ):  # each base model answers the test rows once more, with examples in the prompt
+        # Each base model answers the test rows once more, with examples in the prompt.
+        if base_model not in few_shot_models:
             total += few_shot * (receipt.cost.evaluation or 0.0)
         few_shot_models.add(base_model)
     return Plans(
@@ -221,7 +220,7 @@ def _check_budget(plans: Plans, *, budget: float | None, yes: bool, allow_unknow
     if not plans.billed:
         return
 
-    def bill(budget: float) -> CostTotal:
+    def describe_total(budget: float) -> CostTotal:
         over = OverBudget(
             f"the members would cost {plans.price} together, over the budget of {budget:,.2f} USD",
             hint="leave a member out, or raise the budget",
@@ -233,7 +232,7 @@ def _check_budget(plans: Plans, *, budget: float | None, yes: bool, allow_unknow
         return CostTotal(plans.known, over, unknown if plans.total is None else None)
 
     check_budget(
-        bill,
+        describe_total,
         budget=budget,
         confirmed=yes,
         allow_unknown_cost=allow_unknown,
@@ -273,7 +272,7 @@ class _MemberRunner:
         self._few_shot_claimed: set[_BaseModelKey] = set()
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._room = JobRoom()
+        self._job_room = JobRoom()
         for member in plans.members:
             backend = plans.providers[member.label]
             # Members on this machine share its device, whatever their provider is called.
@@ -333,7 +332,7 @@ class _MemberRunner:
             self._check_waited_for()
             try:
                 run = self._start(label, backend)
-                with self._room.count(backend.name):
+                with self._job_room.count(backend.name):
                     report = self._wait(label, run)
             except RunFailed as failure:
                 log.info("%s failed: %s", label, failure.message)
@@ -372,10 +371,10 @@ class _MemberRunner:
         if failed is not None:
             return Run(failed, store=self._store, provider=backend)
 
-        def begin() -> Run:
+        def start_run() -> Run:
             return start(job, backend, yes=True, allow_lossy_data=self._lossy, reuse=True, group=self._plans.group)
 
-        return self._room.start(backend.name, begin, proceed=self._check_waited_for)
+        return self._job_room.start(backend.name, start_run, proceed=self._check_waited_for)
 
     def _check_waited_for(self) -> None:
         if self._stop.is_set():
@@ -387,8 +386,8 @@ class _MemberRunner:
         job, receipt = self._plans.jobs[label], self._plans.receipts[label]
         assert isinstance(receipt, Receipt)
 
-        def fingerprint(of: TuningJob, sha256: str | None) -> tuple[object, ...]:
-            return of.model_for(backend.name), of.hyperparameters_for(backend.name), sha256
+        def fingerprint(job: TuningJob, sha256: str | None) -> tuple[object, ...]:
+            return job.model_for(backend.name), job.hyperparameters_for(backend.name), sha256
 
         requested = fingerprint(job, receipt.data.sha256)
         for record in self._store.runs(group=self._plans.group, provider=backend.name):  # newest first
@@ -398,7 +397,7 @@ class _MemberRunner:
         return None
 
     def _wait(self, label: str, run: Run) -> Report:
-        def forward(update: Update) -> None:
+        def pass_on_update(update: Update) -> None:
             self._check_waited_for()
             if self._on_update is not None:
                 try:
@@ -406,7 +405,7 @@ class _MemberRunner:
                 except Exception as error:  # the caller's own: raised again, as what stopped the wait
                     raise _StoppedWaiting from error
 
-        return run.wait(on_update=forward, pace=self._pace)
+        return run.wait(on_update=pass_on_update, pace=self._pace)
 
 
 # --- baselines -------------------------------------------------------------------------------------------------------

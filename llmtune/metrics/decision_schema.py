@@ -105,32 +105,33 @@ def read_schema(schema: Any) -> tuple[tuple[Question, ...], tuple[str, ...]]:
 
 def _read_values(schema: Any, root: Mapping[str, Any], where: str) -> tuple[Value, ...]:
     if isinstance(schema, Mapping) and "$ref" in schema:
-        schema = _resolve(schema["$ref"], root, where)
+        schema = _resolve_reference(schema["$ref"], root, where)
     if not isinstance(schema, Mapping):
         raise InvalidData(f"{where}: a JSON Schema is an object", hint=_HINT)
-    kind = schema.get("type")
+    type_name = schema.get("type")
     if "enum" in schema:
         _check_keywords(schema, ("type", "enum"), where)
         return _check_enum(schema["enum"], where)
-    if kind == "boolean":
+    if type_name == "boolean":
         _check_keywords(schema, ("type",), where)
         return (False, True)
-    if kind == "integer":
+    if type_name == "integer":
         _check_keywords(schema, ("type", "minimum", "maximum"), where)
         low, high = schema.get("minimum"), schema.get("maximum")
-        whole = all(isinstance(end, int) and not isinstance(end, bool) for end in (low, high))
-        if not whole or not 1 <= high - low < MOST_ANSWERS:  # type: ignore[operator]
+        bounded = all(isinstance(end, int) and not isinstance(end, bool) for end in (low, high))
+        if not bounded or not 1 <= high - low < MOST_ANSWERS:  # type: ignore[operator]
             raise InvalidData(
                 f"{where}: an integer needs a minimum and a maximum, whole numbers at most {MOST_ANSWERS - 1} apart"
             )
         return tuple(range(low, high + 1))  # type: ignore[arg-type, operator]
+    described = json.dumps(type_name, default=str)[:60]
     raise InvalidData(
-        f"{where}: only enum, boolean and bounded integer can be decided, not {json.dumps(kind, default=str)[:60]}",
+        f"{where}: only enum, boolean and bounded integer can be decided, not {described}",
         hint=_HINT,
     )
 
 
-def _resolve(reference: Any, root: Mapping[str, Any], where: str) -> Any:
+def _resolve_reference(reference: Any, root: Mapping[str, Any], where: str) -> Any:
     """Return the definition that "#/$defs/NAME" points to."""
     parts = reference.split("/") if isinstance(reference, str) else []
     definitions = root.get(parts[1]) if len(parts) == 3 and parts[0] == "#" else None
@@ -141,10 +142,10 @@ def _resolve(reference: Any, root: Mapping[str, Any], where: str) -> Any:
 
 
 def _check_enum(values: Any, where: str) -> tuple[Value, ...]:
-    plain = isinstance(values, list) and all(
+    is_valid = isinstance(values, list) and all(
         isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)) for value in values
     )
-    if not plain or not 2 <= len(values) <= MOST_ANSWERS:
+    if not is_valid or not 2 <= len(values) <= MOST_ANSWERS:
         raise InvalidData(f"{where}: enum is a list of 2 to {MOST_ANSWERS:,} texts or numbers")
     texts = {value if isinstance(value, str) else json.dumps(value) for value in values}
     if len(texts) != len(values) or "" in texts:

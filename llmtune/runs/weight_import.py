@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from llmtune.runs.store.store import Store
 
 
-def check(provider: Provider) -> ImportsWeights:
+def require_importer(provider: Provider) -> ImportsWeights:
     """Return the provider as one that takes weights in. Raises `LlmtuneError` for another."""
     if not isinstance(provider, ImportsWeights):
         raise LlmtuneError(
@@ -28,7 +28,7 @@ def check(provider: Provider) -> ImportsWeights:
 
 def find(record: RunRecord, provider: Provider) -> WeightImport | None:
     """Return the import of this run's weights, as the provider reports it; None for none."""
-    return check(provider).find_import(record.key)
+    return require_importer(provider).find_import(record.key)
 
 
 def start(
@@ -38,9 +38,10 @@ def start(
 
     `export` writes the merged weights to a folder, which happens where they are not in `folder` yet.
 
-    The intent and its cost are written to the store first, the import itself as soon as the provider has named it.
+    That an import was begun, and its cost, is written to the store first; the import's id as soon as
+    the provider returns it.
     """
-    importer = check(provider)
+    importer = require_importer(provider)
     current = importer.find_import(record.key)
     if current is None or current.state == "failed":
         if not (folder / "config.json").is_file():

@@ -27,11 +27,11 @@ LONGEST_SUFFIX = 40
 LONGEST_NAME = LONGEST_SUFFIX - 13
 
 
-def _azure(openai_fields: Declarations) -> Declarations:
+def _adapt_declarations(openai_fields: Declarations) -> Declarations:
     method = "dpo" if openai_fields is openai.DPO else "supervised"
     path = f"method.{method}.hyperparameters."
     automatic = "unset: chosen by the service, which reports it as -1 until then"
-    changed = openai_fields.replace(
+    declarations = openai_fields.replace(
         epochs=Sent(path + "n_epochs", Int(1, 50), default="auto", source=V1, note=automatic),
         batch_size=Sent(path + "batch_size", Int(1, 256), default="auto", source=V1, note=automatic),
         learning_rate_multiplier=Sent(
@@ -54,14 +54,14 @@ def _azure(openai_fields: Declarations) -> Declarations:
         seed=Sent("seed", Int(0, 2**31 - 1), default=None, source=V1),
     )
     if method == "supervised":
-        return changed.replace(
+        return declarations.replace(
             prompt_loss_weight=Inherent(
                 0.0,
                 "prompts are always masked; one sample of Microsoft's shows the old parameter, no specification does",
                 source=V1,
             )
         )
-    return changed
+    return declarations
 
 
 ABILITIES = core.Abilities(
@@ -88,8 +88,8 @@ AZURE = Service(
     kind="azure",
     epochs_if_unset=bound_automatic_epochs,
     catalog=Path(__file__).with_name("catalog.toml"),
-    sft=_azure(openai.SFT),
-    dpo=_azure(openai.DPO),
+    sft=_adapt_declarations(openai.SFT),
+    dpo=_adapt_declarations(openai.DPO),
     methods=openai.METHODS,
     adapters=openai.ADAPTERS,
     limits=LIMITS,
@@ -114,13 +114,13 @@ def capabilities(target: core.Target, settings: AzureSettings) -> core.Capabilit
         capabilities = replace(capabilities, price=replace(capabilities.price, hosting=0.0, note=note))
     if settings.base_deployment:
         capabilities = replace(capabilities, abilities=replace(capabilities.abilities, base_serving=True))
-    chosen = target.options.get("training_type")
-    if chosen == "developerTier":
+    training_type = target.options.get("training_type")
+    if training_type == "developerTier":
         capabilities = replace(capabilities, concurrency=5)
     entry, _ = find_model(AZURE.known(), target.model)
-    needed = entry.facts.get("training_type")
-    if needed and chosen != needed:
-        warning = f"{entry.id} is trained as {needed} only: set provider_options.{target.provider}.training_type"
+    required_type = entry.facts.get("training_type")
+    if required_type and training_type != required_type:
+        warning = f"{entry.id} is trained as {required_type} only: set provider_options.{target.provider}.training_type"
         capabilities = replace(capabilities, warnings=(*capabilities.warnings, warning))
     if target.method in entry.facts.get("unverified_methods", ()):
         warning = (

@@ -126,7 +126,7 @@ class BedrockProvider(S3Provider):
             raise TransientError("AWS's answer about the job could not be read", sent=True, raw=str(answer)[:200])
         points: list[Any] = []
         optional = core.OptionalReads()
-        if responses.state(str(answer.get("status")))[0].final:
+        if responses.read_state(str(answer.get("status")))[0].final:
             try:
                 with optional.reading("the curves"):
                     output = answer["outputDataConfig"]["s3Uri"]

@@ -47,7 +47,7 @@ _BACK: Mapping[str, tuple[str, type[int] | type[float]]] = {
 }
 
 
-def state(status: str) -> tuple[core.RunState, tuple[str, ...]]:
+def read_state(status: str) -> tuple[core.RunState, tuple[str, ...]]:
     """Return our state for Bedrock's word, and a warning when the word is new."""
     return core.read_state(status, STATES, "Bedrock")
 
@@ -60,7 +60,7 @@ def snapshot(
     `validation_unused` says why validation rows are not used, for the families that do not.
     """
     status = str(job.get("status", "Unknown"))
-    now, warnings = state(status)
+    now, warnings = read_state(status)
     curves = list(points)
     final = list(final_points(job, curves))
     validators = (job.get("validationDataConfig") or {}).get("validators") or []

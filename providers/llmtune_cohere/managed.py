@@ -236,7 +236,7 @@ class Managed(CohereProvider, transport="api"):
         """Yield every tuned model that is ready or paused for inactivity."""
 
         def read(model: Mapping[str, Any]) -> core.RemoteModel | None:
-            ready = model.get("status") == "STATUS_READY" or model.get("status") in responses.RESTING
+            ready = model.get("status") == "STATUS_READY" or model.get("status") in responses.PAUSED_STATES
             return responses.remote_model(model) if ready else None
 
         yield from core.read_each(self._models(), read, self.name)

@@ -22,7 +22,7 @@ STATES: dict[str, RunState] = {
 }
 
 #: States of a model that has been trained and does not answer just now.
-RESTING = {
+PAUSED_STATES = {
     "STATUS_PAUSED": "the tuned model is paused: Cohere wakes it when it is asked",
     "STATUS_TEMPORARILY_OFFLINE": "the tuned model is temporarily offline",
 }
@@ -51,14 +51,14 @@ _MODULES = {
 }
 
 
-def state(status: str, *, completed: bool = False) -> tuple[RunState, tuple[str, ...]]:
+def read_state(status: str, *, completed: bool = False) -> tuple[RunState, tuple[str, ...]]:
     """Return our state for Cohere's word; an unknown one is running, with a warning."""
-    if status in RESTING:
-        return (RunState.SUCCEEDED, (RESTING[status],)) if completed else (RunState.PAUSED, ())
+    if status in PAUSED_STATES:
+        return (RunState.SUCCEEDED, (PAUSED_STATES[status],)) if completed else (RunState.PAUSED, ())
     return core.read_state(status, STATES, "Cohere")
 
 
-def _points(row: Mapping[str, Any], series: Mapping[str, str]) -> list[core.MetricPoint]:
+def _read_points(row: Mapping[str, Any], series: Mapping[str, str]) -> list[core.MetricPoint]:
     """Return the metrics of one step. The service leaves step 0 out of its answer, like every zero."""
     metrics = dict(row.get("metrics") or {})
     own_step = int(metrics.pop("step", 0))
@@ -76,7 +76,7 @@ def _points(row: Mapping[str, Any], series: Mapping[str, str]) -> list[core.Metr
     ]
 
 
-def _event(row: Mapping[str, Any]) -> core.Event:
+def _read_event(row: Mapping[str, Any]) -> core.Event:
     return core.Event(
         id=f"{row.get('created_at')}-{row.get('status')}",
         time=core.unix_seconds(row.get("created_at")) or 0.0,
@@ -97,12 +97,12 @@ def snapshot(
     The API's own order is not to be trusted: its reference says newest first, its examples show oldest first.
     """
     status = str(model.get("status") or "STATUS_UNSPECIFIED")
-    run_state, warnings = state(status, completed=bool(model.get("completed_at")))
+    run_state, warnings = read_state(status, completed=bool(model.get("completed_at")))
     series = _SERIES | ({"accuracy": "validation/accuracy"} if is_classifier(model) else {})
     points = sorted(
-        (point for row in metrics for point in _points(row, series)), key=lambda point: (point.step, point.series)
+        (point for row in metrics for point in _read_points(row, series)), key=lambda point: (point.step, point.series)
     )
-    changes = sorted(map(_event, events), key=lambda event: event.time)
+    changes = sorted(map(_read_event, events), key=lambda event: event.time)
     cursor = {"step": -1, "events": 0, **(since or {})}
     step = points[-1].step if points else None
     return core.Snapshot(
@@ -111,7 +111,7 @@ def snapshot(
         progress=core.Progress(step=step),
         points=tuple(point for point in points if point.step >= cursor["step"]),
         events=tuple(changes[cursor["events"] :]),
-        model=_tuned(model) if run_state is RunState.SUCCEEDED else None,
+        model=_model_ref(model) if run_state is RunState.SUCCEEDED else None,
         error="Cohere's API gives no reason for a failed job" if run_state is RunState.FAILED else None,
         warnings=warnings,
         resolved=_hyperparameters(model)[0],
@@ -120,24 +120,24 @@ def snapshot(
     )
 
 
-def _base(model: Mapping[str, Any]) -> Mapping[str, Any]:
+def _base_model(model: Mapping[str, Any]) -> Mapping[str, Any]:
     return (model.get("settings") or {}).get("base_model") or {}
 
 
 def is_classifier(model: Mapping[str, Any]) -> bool:
     """Return whether a classifier was tuned."""
-    return bool(_base(model).get("base_type") == BASE_TYPES["classification"])
+    return bool(_base_model(model).get("base_type") == BASE_TYPES["classification"])
 
 
 def _base_name(model: Mapping[str, Any]) -> str:
     """Return the base model's name, or its kind if it has none (a classifier)."""
-    kind = str(_base(model).get("base_type") or "").removeprefix("BASE_TYPE_").lower()
-    return str(_base(model).get("name") or ("classify" if is_classifier(model) else kind))
+    kind = str(_base_model(model).get("base_type") or "").removeprefix("BASE_TYPE_").lower()
+    return str(_base_model(model).get("name") or ("classify" if is_classifier(model) else kind))
 
 
-def _tuned(model: Mapping[str, Any]) -> core.ModelRef:
+def _model_ref(model: Mapping[str, Any]) -> core.ModelRef:
     """Return the tuned model under the id that inference takes: its id and `-ft`."""
-    data = {"finetuned_model": model["id"], "base_type": str(_base(model).get("base_type") or "")}
+    data = {"finetuned_model": model["id"], "base_type": str(_base_model(model).get("base_type") or "")}
     return core.ModelRef(id=f"{model['id']}-ft", base=_base_name(model), data=data)
 
 
@@ -165,7 +165,7 @@ def remote_model(model: Mapping[str, Any]) -> core.RemoteModel:
 _METHODS = {BASE_TYPES["classification"]: "classification", "BASE_TYPE_RERANK": "rerank"}
 
 #: Settings that a remote job holds in fields of its own; an import answers these keys by them.
-_HELD = frozenset(("hyperparameters", "dataset_id", "base_model"))
+_OWN_FIELDS = frozenset(("hyperparameters", "dataset_id", "base_model"))
 
 
 def remote_job(model: Mapping[str, Any]) -> core.RemoteJob:
@@ -176,13 +176,13 @@ def remote_job(model: Mapping[str, Any]) -> core.RemoteJob:
         id=str(model["id"]),
         model=f"{model['id']}-ft",
         base=_base_name(model),
-        method=_METHODS.get(str(_base(model).get("base_type")), "sft"),
+        method=_METHODS.get(str(_base_model(model).get("base_type")), "sft"),
         hyperparameters=values,
         unmapped=unmapped,
         files={"train": str(settings["dataset_id"])} if settings.get("dataset_id") else {},
         name=model.get("name"),
         record={key: value for key, value in model.items() if key not in ("name", "settings")}
-        | {f"settings.{key}": value for key, value in settings.items() if key not in _HELD}
-        | {f"base_model.{key}": value for key, value in _base(model).items() if key not in ("name", "base_type")},
+        | {f"settings.{key}": value for key, value in settings.items() if key not in _OWN_FIELDS}
+        | {f"base_model.{key}": value for key, value in _base_model(model).items() if key not in ("name", "base_type")},
         data={"multi_label": bool(settings.get("multi_label"))},
     )

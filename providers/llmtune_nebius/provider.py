@@ -14,7 +14,7 @@ from llmtune_nebius import declarations, inference, responses, rows, weights
 from llmtune_nebius.settings import NebiusOptions, NebiusSettings
 from llmtune_openai.inference import snippet
 from llmtune_openai.provider import OpenAIProvider
-from llmtune_openai.responses import check_is_job, state_of
+from llmtune_openai.responses import check_is_job, read_state
 from llmtune_openai.services import Service, find_model
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class NebiusProvider(OpenAIProvider):
 
         def read(job: Mapping[str, Any]) -> core.RemoteModel | None:
             job = check_is_job(job)
-            if state_of(job)[0] is not core.RunState.SUCCEEDED:
+            if read_state(job)[0] is not core.RunState.SUCCEEDED:
                 return None
             return responses.remote_model(job, responses.models_of(job, self._checkpoints(str(job["id"]), {})))
 

@@ -190,7 +190,7 @@ class OpenAIProvider(core.BaseProvider):
         """Read state, new events and points, checkpoints, and the result file once there is one."""
         cursor = dict(since or {})
         payload = self._job(job.id)
-        state, _ = responses.state_of(payload)
+        state, _ = responses.read_state(payload)
         not_reported: dict[str, str] = {}
         optional = core.OptionalReads()
         events: list[dict[str, Any]] = []
@@ -285,7 +285,7 @@ class OpenAIProvider(core.BaseProvider):
         try:
             self._connection.request(lambda sdk: sdk.fine_tuning.jobs.with_raw_response.cancel(job.id))
         except VendorError as error:
-            if isinstance(error, TransientError) or not responses.state_of(self._job(job.id))[0].final:
+            if isinstance(error, TransientError) or not responses.read_state(self._job(job.id))[0].final:
                 raise
 
     def pause(self, job: core.JobRef) -> None:

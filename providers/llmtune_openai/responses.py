@@ -72,7 +72,7 @@ def check_is_job(payload: Any) -> dict[str, Any]:
     raise VendorError("the service's answer is not a fine-tuning job", code="not_a_job", raw=str(payload)[:500])
 
 
-def state_of(job: Mapping[str, Any]) -> tuple[core.RunState, tuple[str, ...]]:
+def read_state(job: Mapping[str, Any]) -> tuple[core.RunState, tuple[str, ...]]:
     """Return the state, and a warning if the vendor's word for it is new."""
     return core.read_state(str(job.get("status")), STATES, "the service")
 
@@ -92,7 +92,7 @@ def snapshot(
     `blocked` is what `blocked_by` found in events that were read before.
     """
     job = check_is_job(job)
-    state, warnings = state_of(job)
+    state, warnings = read_state(job)
     points = metrics.from_events(events) + metrics.from_checkpoints(checkpoints)
     for id, content in (results or {}).items():
         if content is None:
@@ -128,7 +128,7 @@ def error_of(job: Mapping[str, Any], blocked: str | None = None) -> str | None:
 
     `blocked` is what the vendor's own safety checks held against the model, if they did.
     """
-    if state_of(job)[0] is not core.RunState.FAILED:
+    if read_state(job)[0] is not core.RunState.FAILED:
         blocked = None
     error = job.get("error")
     message = code = None
@@ -183,7 +183,7 @@ def progress(job: Mapping[str, Any], events: Iterable[Mapping[str, Any]], *, now
             total = _count(data.get("total_steps")) or total
     finish = job.get("estimated_finish")
     seconds_left = None
-    if isinstance(finish, (int, float)) and finish > 0 and not state_of(job)[0].final:
+    if isinstance(finish, (int, float)) and finish > 0 and not read_state(job)[0].final:
         seconds_left = max(0.0, float(finish) - (time.time() if now is None else now))
     return core.Progress(step=step, total_steps=total, seconds_left=seconds_left)
 

@@ -132,7 +132,7 @@ class SageMakerProvider(S3Provider):
         if self.settings.mlflow_arn and run:
             try:
                 with optional.reading("the curves"):
-                    ended = responses.state(str(answer["TrainingJobStatus"]))[0].final
+                    ended = responses.read_state(str(answer["TrainingJobStatus"]))[0].final
                     mlflow = Mlflow(self._sdk, self.settings.mlflow_arn)
                     points = list(mlflow.curves(str(run), losses_only=not ended))
             except LlmtuneError as fault:  # the final metrics still stand: say what is missing, and go on
@@ -154,7 +154,7 @@ class SageMakerProvider(S3Provider):
         except TransientError:
             raise
         except VendorError:
-            if not responses.state(str(self._describe(name).get("TrainingJobStatus")))[0].final:
+            if not responses.read_state(str(self._describe(name).get("TrainingJobStatus")))[0].final:
                 raise
 
     # --- the model ---------------------------------------------------------------------------------------------------

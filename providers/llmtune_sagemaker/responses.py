@@ -68,7 +68,7 @@ HELD = frozenset(
 )
 
 
-def state(status: str, detail: str = "") -> tuple[core.RunState, tuple[str, ...]]:
+def read_state(status: str, detail: str = "") -> tuple[core.RunState, tuple[str, ...]]:
     """Return our state for SageMaker's word and its second word (`detail`), and a warning when the first is new."""
     found, warnings = core.read_state(status, STATES, "SageMaker")
     if status == "InProgress":
@@ -89,7 +89,7 @@ def series(name: str) -> str:
 def snapshot(job: Mapping[str, Any], curves: Iterable[core.MetricPoint] = ()) -> core.Snapshot:
     """Convert a DescribeTrainingJob answer, with the curves of MLflow when there are any."""
     status, detail = str(job.get("TrainingJobStatus", "Unknown")), str(job.get("SecondaryStatus") or "")
-    now, warnings = state(status, detail)
+    now, warnings = read_state(status, detail)
     channels = [str(channel.get("ChannelName")) for channel in job.get("InputDataConfig") or () if channel]
     missing = {"train/token_accuracy": "the recipes report losses only"}
     if "validation" not in channels:
@@ -136,7 +136,7 @@ def final_points(job: Mapping[str, Any], drawn: Container[str], done: core.Progr
 
     They come without a step and get the run's last one.
     """
-    if not state(str(job.get("TrainingJobStatus")))[0].final:
+    if not read_state(str(job.get("TrainingJobStatus")))[0].final:
         return
     for metric in job.get("FinalMetricDataList") or ():
         name, value = metric.get("MetricName"), core.read_number(metric.get("Value"))

@@ -258,7 +258,7 @@ class TogetherProvider(core.BaseProvider):
             metrics = self._connection.request(action, lambda sdk: sdk.fine_tuning.list_metrics(job.id, **step_filter))
         with optional.reading("its events"):
             events = self._connection.request(action, lambda sdk: sdk.fine_tuning.list_events(job.id))
-        if responses.state(record["status"])[0].final:
+        if responses.read_state(record["status"])[0].final:
             with optional.reading("its checkpoints"):
                 checkpoints = self._connection.request(action, lambda sdk: sdk.fine_tuning.list_checkpoints(job.id))
         snapshot = responses.snapshot(
@@ -278,7 +278,7 @@ class TogetherProvider(core.BaseProvider):
         except VendorError as error:
             if isinstance(error, TransientError) or error.status not in (400, 409):
                 raise
-            if not responses.state(str(self._job(job.id).get("status")))[0].final:
+            if not responses.read_state(str(self._job(job.id).get("status")))[0].final:
                 raise
 
     # --- online: the model -------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ _LEVELS: dict[str, Literal["warning", "error"]] = {
 }
 
 
-def state(status: str) -> tuple[RunState, tuple[str, ...]]:
+def read_state(status: str) -> tuple[RunState, tuple[str, ...]]:
     """Return our state for Together's word, and a warning when the word is new."""
     return core.read_state(status, STATES, "Together")
 
@@ -124,7 +124,7 @@ def snapshot(
 ) -> core.Snapshot:
     """Convert a job: its record, the metric rows since the cursor, all events, all checkpoints."""
     status = str(job.get("status") or "")
-    run_state, warnings = state(status)
+    run_state, warnings = read_state(status)
     measured = points(metrics)
     reported = [_event(index, row) for index, row in enumerate(events)]
     cursor = since or {}

@@ -95,7 +95,7 @@ class VertexProvider(core.StoredUploads, core.BaseProvider):
         running = [
             job["name"]
             for job in islice(self._jobs(), 100)
-            if not responses.state(str(job.get("state") or ""))[0].final
+            if not responses.read_state(str(job.get("state") or ""))[0].final
         ]
         if running:
             problem = f"{len(running)} tuning job(s) are not finished; a project may run 1 at once by default"
@@ -153,7 +153,7 @@ class VertexProvider(core.StoredUploads, core.BaseProvider):
         cursor = dict(since or {})
         points: list[core.MetricPoint] = []
         optional = core.OptionalReads()
-        now = responses.state(str(answer.get("state") or ""))[0]
+        now = responses.read_state(str(answer.get("state") or ""))[0]
         due = time.time() - float(cursor.get("curves_at", 0.0)) >= CURVE_SECONDS
         if (experiment := answer.get("experiment")) and (now.final or due):
             try:
@@ -196,7 +196,7 @@ class VertexProvider(core.StoredUploads, core.BaseProvider):
             with self._sdk.translate_errors(f"cancelling the job {job.id}"):
                 self._sdk.genai(responses.location_of(job.id)).tunings.cancel(name=job.id)
         except VendorError as refused:
-            if refused.status != 400 or not responses.state(str(self._get(job.id).get("state") or ""))[0].final:
+            if refused.status != 400 or not responses.read_state(str(self._get(job.id).get("state") or ""))[0].final:
                 raise
 
     # --- serving -----------------------------------------------------------------------------------------------------

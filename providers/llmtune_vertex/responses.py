@@ -72,7 +72,7 @@ _FIELDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
 NAMED_ROWS = 10
 
 
-def state(raw_state: str) -> tuple[core.RunState, tuple[str, ...]]:
+def read_state(raw_state: str) -> tuple[core.RunState, tuple[str, ...]]:
     """Return the state that Google's word stands for, and a warning if the word is new or means nothing."""
     if not raw_state or raw_state == "JOB_STATE_UNSPECIFIED":
         return core.RunState.RUNNING, ("Vertex AI's answer names no state: taken as running",)
@@ -84,7 +84,7 @@ def state(raw_state: str) -> tuple[core.RunState, tuple[str, ...]]:
 def snapshot(job: Mapping[str, Any], points: Iterable[core.MetricPoint] = ()) -> core.Snapshot:
     """Convert a TuningJob, with the curves that were read for it."""
     raw_state = str(job.get("state") or "")
-    now, warnings = state(raw_state)
+    now, warnings = read_state(raw_state)
     spec = spec_of(job)
     model = tuned_model(job)
     messages = list(warnings)

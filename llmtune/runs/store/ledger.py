@@ -235,7 +235,7 @@ class Ledger(Database):
     def _set_ref(self, connection: Connection, run_id: str, name: str, ref: Ref) -> None:
         from llmtune.runs.store import schema
 
-        connection.execute(schema.forget_reference, {"old_run": run_id, "old_name": name})
+        connection.execute(schema.delete_reference, {"old_run": run_id, "old_name": name})
         row = {"run_id": run_id, "name": name, "ref": ref.model_dump_json(), "time": time.time()}
         connection.execute(schema.add_reference, row)
 

@@ -132,7 +132,7 @@ run_by_id = runs.select().where(runs.c.id == bindparam("wanted"))
 reference_by_name = references.select().where(
     references.c.run_id == bindparam("wanted_run"), references.c.name == bindparam("wanted_name")
 )
-forget_reference = references.delete().where(
+delete_reference = references.delete().where(
     references.c.run_id == bindparam("old_run"), references.c.name == bindparam("old_name")
 )
 add_reference = references.insert()

@@ -20,7 +20,6 @@ from llmtune.provider.types import Ref, RunKey
 from llmtune.runs.api import attach, start
 from llmtune.runs.run import Run
 from llmtune.runs.store.store import open_store
-from llmtune.runs.weight_import import check
 from llmtune.testing.fake_provider import FakeProvider
 from tests.llmtune.runs.helpers import QUICK
 
@@ -118,4 +117,4 @@ def test_an_import_that_broke_goes_on_with_the_folder_that_is_there(
 
 def test_only_a_provider_that_takes_weights_in_can_be_named() -> None:
     with pytest.raises(LlmtuneError, match="takes in no weights"):
-        check(registry.get_provider("openai"))
+        require_importer(registry.get_provider("openai"))

@@ -106,7 +106,7 @@ def test_plain_text_goes_as_continued_pretraining(provider: BedrockProvider, tmp
 
 def test_only_a_provider_that_takes_weights_in_is_named_to_export() -> None:
     from llmtune.provider.registry import get_provider
-    from llmtune.runs.weight_import import check
+    from llmtune.runs.weight_import import require_importer
 
     with pytest.raises(LlmtuneError, match="takes in no weights"):
-        check(get_provider("openai"))
+        require_importer(get_provider("openai"))

@@ -195,7 +195,7 @@ def test_deleting_is_the_only_stop_and_a_forgotten_model_counts_as_stopped(
         provider.poll(job, None)
 
 
-@pytest.mark.parametrize("status", sorted(responses.RESTING))
+@pytest.mark.parametrize("status", sorted(responses.PAUSED_STATES))
 def test_a_resting_model_is_trained_all_the_same(status: str) -> None:
     done = responses.snapshot({"id": "m", "status": status, "completed_at": "2025-01-01T00:00:00Z"})
     assert done.state is RunState.SUCCEEDED

@@ -141,7 +141,7 @@ def test_old_event_sentences_become_points() -> None:
 def test_samples_of_the_api_reference_parse(path: Path) -> None:
     payload = YAML(typ="safe").load(path.read_text().replace("None", "null"))  # YAML forgives their trailing commas
     for job in jobs_in(payload):
-        assert not responses.state_of(job)[1]
+        assert not responses.read_state(job)[1]
         responses.snapshot(job)
     if "events" in path.name:
         assert len(responses.message_events(payload["data"])) == 2

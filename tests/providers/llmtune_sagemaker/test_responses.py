@@ -42,7 +42,7 @@ def job(**fields: Any) -> dict[str, Any]:
     ],
 )
 def test_states(status: str, detail: str, state: RunState) -> None:
-    assert responses.state(status, detail) == (state, ())
+    assert responses.read_state(status, detail) == (state, ())
     assert responses.snapshot(job(TrainingJobStatus=status, SecondaryStatus=detail)).state is state
 
 
