@@ -20,6 +20,7 @@ from llmtune.provider.types import Ref, RunKey
 from llmtune.runs.api import attach, start
 from llmtune.runs.run import Run
 from llmtune.runs.store.store import open_store
+from llmtune.runs.weight_import import require_importer
 from llmtune.testing.fake_provider import FakeProvider
 from tests.llmtune.runs.helpers import QUICK
 
