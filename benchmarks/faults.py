@@ -21,20 +21,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import multiprocessing
 import os
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from faults_local import Outcome, run_local_trials
+from faults_local import Outcome, list_local_trials, run_local_trials
 
 from llmtune import testing
 from llmtune.errors import LlmtuneError, SubmitUnknown
@@ -347,6 +348,57 @@ def _row(number: int, salt: int) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Share:
+    """The trials of one process: every `count`-th of those that were asked for, from `number` on."""
+
+    folder: Path
+    number: int
+    count: int
+    provider: str | None
+    fault: str | None
+
+    def select(self, trials: Iterable[Any]) -> list[Any]:
+        """Select this share of some trials."""
+        return [trial for position, trial in enumerate(trials) if position % self.count == self.number]
+
+
+def run_share(share: Share, at_once: int, verbose: bool) -> list[Outcome]:
+    """Run the trials of a share, and print the lines that are to be printed of each."""
+    warnings.simplefilter("ignore")
+    share.folder.mkdir()
+    os.environ |= {"LLMTUNE_HOME": f"{share.folder}/home", "LLMTUNE_CONFIG": f"{share.folder}/no-config.toml"}
+    os.environ |= dict.fromkeys((*KEYS, *OTHER_KEYS), KEY) | {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE"}
+    os.environ["OMP_NUM_THREADS"] = "1"  # several train and answer at once
+    os.environ.pop("LLMTUNE_STORE", None)
+    poller.POLL_SECONDS = POLL_SECONDS
+    http.ANSWER_BYTES, sdk.MOST_PAGES = 4 * 1024**2, 5
+    submission.RETRIES = replace(submission.RETRIES, most=0.05)
+    poller._poller = poller.Poller(polls_per_second=500)
+
+    def say(outcome: Outcome) -> None:
+        if verbose:
+            print(f"{outcome.seconds:5.1f} s  {outcome.title}", flush=True)
+        if outcome.problem or outcome.leaks or outcome.duplicates or outcome.orphans:
+            counts = f"{outcome.leaks} leaks, {outcome.duplicates} duplicates, {outcome.orphans} orphans"
+            print(f"{outcome.title}: {outcome.problem or 'survived'} ({counts})", flush=True)
+
+    hosted = share.select(
+        trial
+        for trial in list_trials()
+        if share.provider in (None, trial.place.name) and share.fault in (None, trial.fault)
+    )
+    outcomes: list[Outcome] = []
+    with ThreadPoolExecutor(at_once) as pool:
+        for outcome in pool.map(lambda trial: run_trial(trial, share.folder), hosted):
+            outcomes.append(outcome)
+            say(outcome)
+    if share.provider in (None, "local"):
+        local = share.select(list_local_trials(share.fault))
+        outcomes += run_local_trials(share.folder, KEY, local, at_once=at_once, say=say)
+    return outcomes
+
+
 def _cpu_seconds() -> float:
     """Return the CPU time of this process and of its children that have ended."""
     used = os.times()
@@ -358,45 +410,24 @@ def main() -> int:
     parser.add_argument("--provider", help="only this one (local: the trainer of this machine)")
     parser.add_argument("--fault", help="only this one; of the local trainer, those whose names match it")
     parser.add_argument("--at-once", type=int, default=4, help="trials side by side, each with a vendor of its own")
+    parser.add_argument("--processes", type=int, default=2, help="that share the trials, each with a home of its own")
     parser.add_argument("--verbose", action="store_true", help="print a line for each trial")
     options = parser.parse_args()
 
-    warnings.simplefilter("ignore")
-    os.environ["OMP_NUM_THREADS"] = "1"  # several train and answer at once
-    os.environ |= dict.fromkeys((*KEYS, *OTHER_KEYS), KEY) | {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE"}
-    poller.POLL_SECONDS = POLL_SECONDS
-    http.ANSWER_BYTES, sdk.MOST_PAGES = 4 * 1024**2, 5
-    submission.RETRIES = replace(submission.RETRIES, most=0.05)
-    poller._poller = poller.Poller(polls_per_second=500)
-    out = sys.stdout
-    chosen = [
-        trial
-        for trial in list_trials()
-        if options.provider in (None, trial.place.name) and options.fault in (None, trial.fault)
-    ]
     began, cpu_began = time.monotonic(), _cpu_seconds()
     outcomes: list[Outcome] = []
-
-    def say(outcome: Outcome) -> None:
-        if options.verbose:
-            print(f"{outcome.seconds:5.1f} s  {outcome.title}", flush=True, file=out)
-        if outcome.problem or outcome.leaks or outcome.duplicates or outcome.orphans:
-            counts = f"{outcome.leaks} leaks, {outcome.duplicates} duplicates, {outcome.orphans} orphans"
-            print(f"{outcome.title}: {outcome.problem or 'survived'} ({counts})", flush=True, file=out)
-
     with tempfile.TemporaryDirectory(prefix="llmtune-faults-") as folder:
-        os.environ |= {"LLMTUNE_HOME": f"{folder}/home", "LLMTUNE_CONFIG": f"{folder}/no-config.toml"}
-        os.environ.pop("LLMTUNE_STORE", None)
-        with ThreadPoolExecutor(options.at_once) as pool:
-            for outcome in pool.map(lambda trial: run_trial(trial, Path(folder)), chosen):
-                outcomes.append(outcome)
-                say(outcome)
-        if options.provider in (None, "local"):
-            home = Path(folder)
-            outcomes += run_local_trials(home, KEY, only=options.fault, at_once=options.at_once, say=say)
+        shares = [
+            Share(Path(folder) / f"share-{number}", number, options.processes, options.provider, options.fault)
+            for number in range(options.processes)
+        ]
+        with ProcessPoolExecutor(options.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+            runs = [pool.submit(run_share, share, options.at_once, options.verbose) for share in shares]
+            for run in runs:
+                outcomes += run.result()
     slowest = max(outcomes, key=lambda outcome: outcome.seconds)
     wall, cpu = time.monotonic() - began, _cpu_seconds() - cpu_began
-    print(f"{wall:.0f} s, {cpu:.0f} s of CPU; the longest: {slowest.title}, {slowest.seconds:.0f} s", file=out)
+    print(f"{wall:.0f} s, {cpu:.0f} s of CPU; the longest: {slowest.title}, {slowest.seconds:.0f} s")
     failed = sum(outcome.problem is not None for outcome in outcomes)
     leaks, duplicates, orphans = (
         sum(getattr(outcome, name) for outcome in outcomes) for name in ("leaks", "duplicates", "orphans")
@@ -404,7 +435,6 @@ def main() -> int:
     print(
         f"faults: {len(outcomes)} tried, {failed} not survived, {leaks} leaks, {duplicates} duplicates,"
         f" {orphans} orphans",
-        file=out,
     )
     return 1 if failed or leaks or duplicates or orphans else 0
 

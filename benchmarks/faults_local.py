@@ -538,13 +538,15 @@ def _count(title: str, problem: str | None, scene: Scene, key: str) -> Outcome:
     return Outcome(title, problem, leaks, max(0, len(records) - 1), orphans)
 
 
-def run_local_trials(
-    folder: Path, key: str, *, only: str | None, at_once: int, say: Callable[[Outcome], None]
-) -> list[Outcome]:
-    """Run the trials whose names match `only`, a regular expression.
+def list_local_trials(only: str | None) -> list[tuple[int, LocalTrial]]:
+    """List the trials with their numbers; those whose names match `only`, a regular expression."""
+    return [trial for trial in enumerate(list_trials(), 1) if only is None or re.search(only, trial[1].name)]
 
-    Those with a store of their own run one after another, at the end.
-    """
+
+def run_local_trials(
+    folder: Path, key: str, trials: list[tuple[int, LocalTrial]], *, at_once: int, say: Callable[[Outcome], None]
+) -> list[Outcome]:
+    """Run these trials; those with a store of their own one after another, at the end."""
     import peft  # noqa: F401
     import transformers  # noqa: F401
 
@@ -560,18 +562,17 @@ def run_local_trials(
         for n in range(20)
     ]
     (folder / "local-rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    chosen = [trial for trial in enumerate(list_trials(), 1) if only is None or re.search(only, trial[1].name)]
     outcomes: list[Outcome] = []
     provider = LocalProvider()
     with provider.warm():
         with ThreadPoolExecutor(at_once) as pool:
             run = partial(run_local_trial, provider=provider, folder=folder, key=key)
-            shared = [trial for trial in chosen if not trial[1].own_store]
+            shared = [trial for trial in trials if not trial[1].own_store]
             for outcome in pool.map(lambda trial: run(*trial), shared):
                 outcomes.append(outcome)
                 say(outcome)
         orphans = _count_orphans(provider)
-        for number, trial in (trial for trial in chosen if trial[1].own_store):
+        for number, trial in (trial for trial in trials if trial[1].own_store):
             os.environ["LLMTUNE_STORE"] = f"sqlite:///{folder / f'store-{number}.db'}"
             outcome = run(number, trial)
             outcomes.append(outcome)
