@@ -15,6 +15,7 @@ from llmtune.cli import (
     doctor,
     evaluate,
     export,
+    grade,
     import_job,
     info,
     init,
@@ -72,7 +73,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="One typed fine-tuning job, any backend, one report.",
     epilog="Exit codes: 0 done, 1 failed, 2 wrong input, 3 refused by a rule or a budget, 4 something is not installed"
-    " or not set up, 5 gate not passed or server not the same, 6 undecidable, 130 interrupted."
+    " or not set up, 5 judged and not passed, 6 undecidable, 130 interrupted."
     " Under --json the last line of standard error says why.",
 )
 
@@ -116,6 +117,7 @@ app.add_typer(
 )
 app.command("export", rich_help_panel=MODEL)(export.export)
 app.command("verify", rich_help_panel=MODEL)(verify.verify)
+app.command("grade", rich_help_panel=DATA)(grade.grade)
 app.add_typer(data_app, name="data", help="Check, split, convert and look at datasets.", rich_help_panel=DATA)
 app.command("import", rich_help_panel=SET_UP)(import_job.import_)
 app.command("providers", rich_help_panel=SET_UP)(info.providers)

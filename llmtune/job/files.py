@@ -20,31 +20,33 @@ LARGEST = 1 << 20
 READ_SECONDS = 1.0
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path, noun: str = "job file") -> dict[str, Any]:
     """Return the top-level mapping of a YAML or JSON file, with duplicates and syntax errors named by line.
 
-    Raises `InvalidJob` in a second or two whatever the file is: configurations are passed around, and one may be a pipe
-    that nobody writes to, a small text that expands to gigabytes, or nested until Python gives up.
+    `noun` is what errors call the file. Raises `InvalidJob` in a second or two whatever the file is: configurations are
+    passed around, and one may be a pipe that nobody writes to, a small text that expands to gigabytes, or nested until
+    Python gives up.
     """
-    data = _parse(path, _read(path))
+    data = _parse(path, _read(path, noun), noun)
     if not isinstance(data, dict):
         content = "nothing" if data is None else f"a {type(data).__name__}"
-        raise InvalidJob(f"{path}: a job file is a mapping of fields, but this holds {content}")
+        raise InvalidJob(f"{path}: a {noun} is a mapping of fields, but this holds {content}")
     check_values(data, str(path))
     return data
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, noun: str) -> str:
     try:
         status = path.stat()
         if not S_ISREG(status.st_mode):
             sort = "a folder" if S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
-            raise InvalidJob(f"{path}: not a regular file but {sort}", hint="save the job to a file and name that")
+            raise InvalidJob(f"{path}: not a regular file but {sort}", hint="save it to a file and name that")
         if status.st_size > LARGEST:
-            raise InvalidJob(f"{path}: {status.st_size:,} bytes, and a job file has at most {LARGEST:,}")
+            raise InvalidJob(f"{path}: {status.st_size:,} bytes, and a {noun} has at most {LARGEST:,}")
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise InvalidJob(f"{path}: no such job file", hint="llmtune init DATA writes one") from None
+        hint = "llmtune init DATA writes one" if noun == "job file" else None
+        raise InvalidJob(f"{path}: no such {noun}", hint=hint) from None
     except UnicodeDecodeError as error:
         raise InvalidJob(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
@@ -53,14 +55,14 @@ def _read(path: Path) -> str:
         raise InvalidJob(f"{str(path)!r} is not the name of a file") from None
 
 
-def _parse(path: Path, text: str) -> Any:
+def _parse(path: Path, text: str, noun: str) -> Any:
     try:
         with limit_time(READ_SECONDS):
             return parse_json(path, text) if path.suffix == ".json" else parse_yaml(path, text)
     except TimeLimit:
-        raise InvalidJob(f"{path}: takes too long to read: too long, or too deeply nested, for a job file") from None
+        raise InvalidJob(f"{path}: takes too long to read: too long, or too deeply nested, for a {noun}") from None
     except RecursionError:
-        raise InvalidJob(f"{path}: nested too deeply for a job file (at most {DEPTH} levels)") from None
+        raise InvalidJob(f"{path}: nested too deeply for a {noun} (at most {DEPTH} levels)") from None
 
 
 def parse_json(path: Path, text: str) -> Any:

@@ -24,6 +24,7 @@ import pytest
 from ruamel.yaml import YAML
 
 import llmtune
+from llmtune.graders import load_grader
 from llmtune.server.tuning.keys import read_keys
 from llmtune.server.tuning.models import Target
 from llmtune_openai.fake.service import FakeOpenAI
@@ -122,6 +123,9 @@ def test_yaml_parses_and_a_job_is_valid(block: Block, tmp_path: Path) -> None:
     assert data
     if isinstance(data, dict) and {"name", "model"} <= set(data):
         llmtune.TuningJob.model_validate(data)
+    elif isinstance(data, dict) and "kind" in data:  # a grader
+        (tmp_path / "grader.json").write_text(json.dumps(data))
+        load_grader(tmp_path / "grader.json")
     elif isinstance(data, dict) and "default" in data:  # a model map of `llmtune serve --tuning`
         assert [Target.parse(text, name) for name, text in data.items()]
     elif isinstance(data, dict) and all(isinstance(entry, dict) and "sha256" in entry for entry in data.values()):

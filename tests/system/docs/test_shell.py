@@ -30,6 +30,7 @@ NO_RUN = {
     "README.md": ["CI's own commands", "serves until it is stopped", "accounts", "installs from an index"],
     "docs/start.md": ["installs from an index"],
     "docs/deploy.md": ["installs from an index", "needs Ollama", "needs vLLM"],
+    "docs/grade.md": [],
     "docs/coming-from/trl.md": [],
     "docs/coming-from/axolotl.md": [],
     "docs/coming-from/llama-factory.md": [],
@@ -101,6 +102,12 @@ def test_a_page_for_those_who_come_from_elsewhere_is_typed_to_its_end(page: str,
     folder = tmp_path / "coming"
     folder.mkdir()
     assert shell.type_page(ROOT / page, folder) == []
+
+
+def test_the_page_on_graders_is_typed_to_its_end(tmp_path: Path) -> None:
+    folder = tmp_path / "grade"
+    folder.mkdir()
+    assert shell.type_page(ROOT / "docs/grade.md", folder) == []
 
 
 def test_what_is_shown_and_does_not_come_out_is_seen() -> None:

@@ -112,6 +112,13 @@ COMMANDS: dict[str, list[str]] = {
         "{run} {run} --json",
         "{run} {failed}",
     ],
+    "grade": [
+        "grader.json {rows}",
+        "grader.json {rows} --answers answers.jsonl --json",
+        "{hostile} {rows}",
+        "grader.json {hostile}",
+        "grader.json {rows} --answers {hostile}",
+    ],
     "chat": ["{run} {hostile} --system {hostile}", "{run} hello --checkpoint {hostile}"],
     "ui": [],
     "serve": [
@@ -330,6 +337,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         bad.write_text(
             json.dumps({"messages": [{"role": HOSTILE, "content": HOSTILE}], HOSTILE: 1}) + "\n" + HOSTILE + "\n"
         )
+        (folder / "grader.json").write_text(json.dumps({"kind": "regex", "pattern": f"a {ESCAPES}"}))
+        answers = [{"answers": [HOSTILE, f"a {HOSTILE}"]} for _ in range(60)]
+        (folder / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in answers))
         axolotl = folder / "axolotl.yml"
         config = {"base_model": "m", "datasets": [{"path": "rows.jsonl"}], "adapter": "lora", f"odd {ESCAPES}": ESCAPES}
         axolotl.write_text(json.dumps(config))

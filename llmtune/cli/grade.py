@@ -1,0 +1,77 @@
+"""`llmtune grade`: try a grader on rows before a job learns from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from llmtune.graders.trial import Trial
+
+
+def grade(
+    grader: Annotated[
+        Path, typer.Argument(metavar="GRADER", help="The grader: a YAML or JSON file.", show_default=False)
+    ],
+    rows: Annotated[
+        Path,
+        typer.Argument(metavar="ROWS", help="Rows with their right answers: JSON lines, CSV, ...", show_default=False),
+    ],
+    answers: Annotated[
+        Path | None,
+        typer.Option(
+            "--answers",
+            help="Also a model's answers: a JSON line for each row, with answer, or answers for several samples.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the choice of rows.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
+) -> None:
+    """Try a grader on right, empty, foreign and other answers, and show what it pays for. Sends nothing.
+
+    Exits with 0 if a job could learn from it, 5 if not.
+    """
+    from llmtune.cli.output import out, print_json
+    from llmtune.errors import EXIT_NOT_PASSED
+    from llmtune.graders.rows import read_answers, read_rows
+    from llmtune.graders.spec import load_grader
+    from llmtune.graders.trial import try_grader
+
+    loaded = load_grader(grader)
+    read = read_rows(rows)
+    samples = None if answers is None else read_answers(answers, len(read))
+    trial = try_grader(loaded, read, samples=samples, seed=seed)
+    if as_json:
+        print_json({"grader": loaded.kind, **trial.as_dict()})
+    else:
+        _print_trial(out, loaded.kind, trial)
+    if not trial.fit:
+        raise typer.Exit(EXIT_NOT_PASSED)
+
+
+def _print_trial(console: Any, kind: str, trial: Trial) -> None:
+    from rich.table import Table
+
+    from llmtune.cli.data.output import print_finding
+    from llmtune.graders.trial import DESCRIPTIONS
+    from llmtune.report.format import count
+
+    console.print(f"{kind}, {trial.low:g} to {trial.high:g}, on {count(trial.rows, 'row')}", markup=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("answer")
+    for name in ("answers", "mean score", "lowest", "highest"):
+        table.add_column(name, justify="right")
+    for scores in trial.scores:
+        figures = (scores.mean, scores.lowest, scores.highest)
+        cells = ["" if figure is None else f"{figure:.3f}" for figure in figures]
+        table.add_row(DESCRIPTIONS[scores.kind], f"{scores.answers:,}", *cells)
+    console.print(table)
+    for finding in trial.findings:
+        print_finding(finding)
+    verdict = (
+        "[green]fit: a job can learn from it[/]" if trial.fit else "[red]not fit: a job would learn the wrong thing[/]"
+    )
+    console.print(verdict)

@@ -1,0 +1,20 @@
+"""Graders: what scores an answer of a model, written once, and the trial that shows what a grader pays for."""
+
+from llmtune.graders.rows import read_answers, read_rows
+from llmtune.graders.scoring import Answer, GraderProcess, Score
+from llmtune.graders.spec import Grader, load_grader, make_grader
+from llmtune.graders.trial import KindScores, Trial, try_grader
+
+__all__ = [
+    "Answer",
+    "Grader",
+    "GraderProcess",
+    "KindScores",
+    "Score",
+    "Trial",
+    "load_grader",
+    "make_grader",
+    "read_answers",
+    "read_rows",
+    "try_grader",
+]

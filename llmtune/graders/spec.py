@@ -1,0 +1,241 @@
+"""A grader as it is written down: one mapping with a `kind`, in a YAML or JSON file.
+
+    kind: match
+    operation: numeric
+    reference: answer
+
+Every kind but `python` scores from 0 (wrong) to 1 (right). `weighted` combines several.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field
+
+from llmtune.errors import InvalidJob, UnknownName
+from llmtune.job.base import StrictModel
+from llmtune.job.files import locate_faults, read_mapping
+from llmtune.metrics.registry import list_names
+
+#: Graders inside graders, at most: a `weighted` one may hold another.
+DEEPEST = 4
+
+
+class AnswerPart(StrictModel):
+    """The part of an answer that is scored. Where an answer does not have it, the score is the lowest."""
+
+    regex: str | None = None
+    """A regular expression; its first group is taken, or the whole match where it has none. The last match counts."""
+
+    json_path: str | None = None
+    """Names of fields separated by dots, in the JSON object that the answer is or holds: `customer.city`."""
+
+    def _check_rules(self) -> None:
+        if (self.regex is None) == (self.json_path is None):
+            raise ValueError("answer_from: give one of regex and json_path")
+        if self.regex is not None:
+            check_regex("answer_from.regex", self.regex)
+
+
+class _Spec(StrictModel):
+    answer_from: AnswerPart | None = None
+    """What is taken from the answer before it is scored; by default all of it."""
+
+
+class _WithReference(_Spec):
+    reference: str | None = None
+    """The row's field with the right answer (dots reach into objects); by default the row's last assistant turn."""
+
+    right_answer: str = "{reference}"
+    """How a right answer may look, for the trial: `The answer is #### {reference}`."""
+
+    def _check_rules(self) -> None:
+        if "{reference}" not in self.right_answer:
+            raise ValueError("right_answer: it does not contain {reference}")
+
+
+class MatchGrader(_WithReference):
+    """Compares an answer with the row's reference: right or wrong."""
+
+    kind: Literal["match"]
+    operation: Literal["exact", "normalised", "contains", "numeric", "json"] = "exact"
+    """exact: outer blanks aside; normalised: case, blanks, quotes and final punctuation aside too; contains: the
+    reference stands in the answer; numeric: both end in the same number; json: both are the same JSON value."""
+
+    tolerance: Annotated[float, Field(ge=0)] = 0.0
+    """numeric: the largest difference that is right, in units of the number."""
+
+    partial: bool = False
+    """json: the share of the reference's fields that the answer has right, instead of all or nothing."""
+
+    def _check_rules(self) -> None:
+        super()._check_rules()
+        if self.tolerance and self.operation != "numeric":
+            raise ValueError(f"tolerance: it is of operation numeric, and the operation is {self.operation}")
+        if self.partial and self.operation != "json":
+            raise ValueError(f"partial: it is of operation json, and the operation is {self.operation}")
+
+
+class RegexGrader(_Spec):
+    """Pays 1 where a regular expression occurs in the answer."""
+
+    kind: Literal["regex"]
+    pattern: str
+
+    def _check_rules(self) -> None:
+        check_regex("pattern", self.pattern)
+
+
+class SimilarityGrader(_WithReference):
+    """Pays by how similar an answer is to the reference, from 0 to 1."""
+
+    kind: Literal["similarity"]
+    metric: str = "rouge_l"
+    """A metric of texts by its name (docs: metrics)."""
+
+    def _check_rules(self) -> None:
+        super()._check_rules()
+        names = list_names("text")
+        if self.metric not in names:
+            raise ValueError(f"metric: {self.metric!r} is no metric of texts ({', '.join(names)})")
+
+
+class ToolCallGrader(_WithReference):
+    """Pays 1 where an answer calls the tools of the reference with the same arguments, in the same order."""
+
+    kind: Literal["tool_call"]
+    names_only: bool = False
+    """Compare the names of the tools, not their arguments."""
+
+
+class SchemaGrader(_Spec):
+    """Pays 1 where the answer is JSON that a JSON Schema allows."""
+
+    kind: Literal["schema"]
+    json_schema: dict[str, Any]
+
+
+class PythonGrader(_Spec):
+    """Pays what a Python function returns: `def grade(row: dict, answer: str) -> float`.
+
+    The function runs in a process of its own without network, without the environment's keys, and writes no files.
+    """
+
+    kind: Literal["python"]
+    file: str | None = None
+    """The file that defines it, from the grader's own folder."""
+
+    source: str | None = None
+    """The Python text itself, instead of a file."""
+
+    lowest: float = 0.0
+    highest: float = 1.0
+    """The range of its scores."""
+
+    seconds: Annotated[float, Field(gt=0, le=120)] = 10.0
+    """The longest that one answer may take. Azure OpenAI gives two minutes (its fine-tuning skill, 2026-08-21)."""
+
+    reference: str | None = None
+    """The row's field with the right answer, for the trial; by default the row's last assistant turn."""
+
+    right_answer: str = "{reference}"
+    """How a right answer may look, for the trial."""
+
+    def _check_rules(self) -> None:
+        if (self.file is None) == (self.source is None):
+            raise ValueError("python: give one of file and source")
+        if self.lowest >= self.highest:
+            raise ValueError(f"lowest: {self.lowest:g} is not below highest ({self.highest:g})")
+
+
+class WeightedPart(StrictModel):
+    """One of several graders, and how much it counts."""
+
+    weight: Annotated[float, Field(gt=0)]
+    grader: Grader
+
+
+class WeightedGrader(StrictModel):
+    """Pays the mean of several graders, each scaled to 0..1, by their weights."""
+
+    kind: Literal["weighted"]
+    parts: Annotated[list[WeightedPart], Field(min_length=1)]
+
+
+Grader = Annotated[
+    MatchGrader | RegexGrader | SimilarityGrader | ToolCallGrader | SchemaGrader | PythonGrader | WeightedGrader,
+    Field(discriminator="kind"),
+]
+WeightedPart.model_rebuild()
+WeightedGrader.model_rebuild()
+
+
+#: The classes by their `kind`.
+KINDS: dict[str, type[Grader]] = {
+    get_args(spec.model_fields["kind"].annotation)[0]: spec for spec in get_args(get_args(Grader)[0])
+}
+
+
+def make_grader(fields: Mapping[str, Any]) -> Grader:
+    """Build a grader from plain data, as a file holds it.
+
+    Raises:
+        InvalidJob: a field is wrong; `UnknownName` for a kind or a field that does not exist.
+    """
+    kind = fields.get("kind")
+    if kind is None:
+        raise InvalidJob(f"a grader needs a kind: {', '.join(KINDS)}", where="kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise UnknownName("kind of grader", str(kind)[:60], KINDS)
+    grader: Grader = KINDS[kind].model_validate(dict(fields))
+    return grader
+
+
+def load_grader(path: str | os.PathLike[str]) -> Grader:
+    """Read a grader from a YAML or JSON file. A Python grader's file is read too, from the grader's own folder.
+
+    Raises:
+        InvalidJob: with file and line: there is no such file, it is broken, or a field is wrong.
+    """
+    path = Path(path)
+    try:
+        grader = make_grader(read_mapping(path, "grader file"))
+    except InvalidJob as error:
+        if error.faults or not error.message.startswith(str(path)):
+            error.message = locate_faults(path, error)
+            error.args = (error.message,)
+        raise
+    return _read_sources(grader, path.parent)
+
+
+def _read_sources(grader: Grader, folder: Path, depth: int = 1) -> Grader:
+    if depth > DEEPEST:
+        raise InvalidJob(f"graders are nested more than {DEEPEST} deep")
+    if isinstance(grader, WeightedGrader):
+        parts = [
+            part.model_copy(update={"grader": _read_sources(part.grader, folder, depth + 1)}) for part in grader.parts
+        ]
+        return grader.model_copy(update={"parts": parts})
+    if isinstance(grader, PythonGrader) and grader.file is not None:
+        path = folder / grader.file
+        try:
+            source = path.read_text(encoding="utf-8-sig")
+        except OSError as error:
+            raise InvalidJob(f"{path}: cannot be read: {error.strerror}", where="file") from None
+        except ValueError:
+            raise InvalidJob(f"{path}: not UTF-8; save it as UTF-8", where="file") from None
+        return grader.model_copy(update={"source": source})
+    return grader
+
+
+def check_regex(where: str, pattern: str) -> None:
+    """Refuse a text that is no regular expression of Python. Raises ValueError."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{where}: {pattern!r} is no regular expression: {error}") from None
