@@ -43,18 +43,18 @@ def score_of(trial: Trial, kind: str) -> float | None:
         grader_of(kind="match", operation="exact", reference="team"),
         grader_of(kind="match", operation="normalised", reference="team"),
         grader_of(kind="match", operation="json", reference="order", partial=True),
-        make_grader(
+        grader_of(
             kind="match",
             reference="order.id",
             answer_from={"regex": r"####\s*(-?\d+)"},
             right_answer="It is #### {reference}",
         ),
-        make_grader(
+        grader_of(
             kind="match", reference="team", answer_from={"json_path": "team"}, right_answer='{"team": "{reference}"}'
         ),
         grader_of(kind="similarity", metric="rouge_l", reference="answer"),
         python("def grade(row, answer):\n    return float(answer.strip() == row['answer'].strip())"),
-        make_grader(
+        grader_of(
             kind="weighted",
             parts=[
                 {"weight": 3, "grader": {"kind": "match", "operation": "numeric", "reference": "answer"}},
