@@ -202,3 +202,12 @@ def test_a_python_file_is_read_from_the_graders_own_folder(tmp_path: Any) -> Non
     (tmp_path / "score.py").write_text("def grade(row, answer): return float(answer.strip() == row['team'])\n")
     (tmp_path / "grader.yaml").write_text("kind: python\nfile: score.py\nreference: team\n")
     assert try_grader(load_grader(tmp_path / "grader.yaml"), SUMS).fit
+
+
+def test_a_part_compared_with_the_whole_reference_is_never_paid() -> None:
+    """The grader of docs/grade.md that is wrong, and what the page says of it."""
+    fields = {"kind": "match", "operation": "contains", "reference": "answer", "answer_from": {"regex": "####.*"}}
+    trial = try_grader(make_grader(fields), SUMS)
+    assert any(
+        finding.message == "40 of 40 right answers score below 1, the highest (mean 0)" for finding in trial.findings
+    )
