@@ -118,7 +118,7 @@ def read_amount(row: Mapping[str, Any]) -> tuple[str, float] | str:
     amount, unit = row.get("retailPrice"), str(row.get("unitOfMeasure"))
     if row.get("currencyCode") != "USD":
         return f"priced in {row.get('currencyCode')}"
-    if not isinstance(amount, (int, float)) or isinstance(amount, bool) or amount < 0:
+    if not isinstance(amount, (int, float)) or isinstance(amount, bool) or not 0 <= amount < 1e9:
         return "without an amount"
     if amount == 0:
         return "priced at 0, which the list also has for what it rounds"

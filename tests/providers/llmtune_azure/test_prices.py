@@ -103,6 +103,7 @@ def test_meters_of_an_open_model_hold_globally_and_say_by_their_unit_what_is_bil
         (meter("gpt-4.1-nano FT input regnl", 0.0), "priced at 0"),
         (meter("gpt-4.1-nano FT input regnl", "1"), "without an amount"),
         (meter("gpt-4.1-nano FT input regnl", -1.0), "without an amount"),
+        (meter("gpt-4.1-nano FT input regnl", 1e308, "1K"), "without an amount"),
         (meter("gpt-4.1-nano FT input regnl", tierMinimumUnits=1000.0), "priced by how much is used"),
         (meter("gpt-4.1-nano FT input regnl", currencyCode="EUR"), "priced in EUR"),
         (meter("gpt-4.1-nano FT input regnl", unit="1 Day"), "priced per 1 Day"),
