@@ -128,10 +128,11 @@ class AzureProvider(OpenAIProvider):
 
     def fetch_prices(self, models: Sequence[str]) -> core.PriceAnswer:
         """Ask Azure's public price list what tuning and answers cost in the resource's region."""
-        region = self.settings.region
-        if region is None:
+        region = (self.settings.region or "").lower().replace(" ", "")
+        if not (region.isascii() and region.isalnum()):
+            problem = f"is {self.settings.region!r}, which is none of Azure's" if region else "is not set"
             raise InvalidSettings(
-                f"the region of {self.name} is not set, and prices differ by region",
+                f"the region of {self.name} {problem}, and prices differ by region",
                 hint=f'set region = "eastus2" or the like under [providers.{self.name}] in llmtune.toml',
             )
         rows = prices.fetch_rows(self.settings.prices_url or prices.PAGE, region)

@@ -105,7 +105,7 @@ def test_azure_asks_its_public_list_for_the_region_without_a_credential(monkeypa
 
 def test_azure_asks_for_another_region_and_kind_of_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeAzure() as vendor:
-        settings = {"region": "westeurope", "deployment_sku": "GlobalStandard"}
+        settings = {"region": "West Europe", "deployment_sku": "GlobalStandard"}
         result = ask_azure(monkeypatch, vendor, "--json", **settings)
         assert vendor.complaints == []
     row = next(row for row in json.loads(result.stdout)["models"] if row["model"] == "Ministral-3B")
@@ -123,7 +123,7 @@ def test_azure_needs_a_region_that_its_list_has(monkeypatch: pytest.MonkeyPatch)
         unset = CliRunner().invoke(app, ["prices", "azure", "--live"])
         assert vendor.counts["list_meters"] == 1
     assert "Azure lists no prices of Foundry Models in 'moonbase1'" in str(unknown.exception)
-    assert "region" in str(odd.exception)
+    assert "which is none of Azure's, and prices differ by region" in str(odd.exception)
     assert "the region of azure is not set, and prices differ by region" in str(unset.exception)
 
 
