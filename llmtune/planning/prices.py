@@ -12,7 +12,7 @@ from llmtune.config import price_file
 from llmtune.errors import InvalidSettings, UnknownName
 from llmtune.provider.abilities import HasCatalog, HasLivePrices
 from llmtune.provider.limits import PRICE_UNITS
-from llmtune.provider.live_prices import check_prices, write_live_prices
+from llmtune.provider.live_prices import check_by_method, check_prices, write_live_prices
 from llmtune.provider.price_file import read_price_file
 from llmtune.provider.registry import get_provider, known_kinds
 
@@ -58,7 +58,9 @@ def list_prices(providers: Iterable[str] | None = None, *, today: date | None = 
 class LivePrices(FrozenModel):
     """What a service answered about its prices: for how many models, the file that keeps it, and what changed by it.
 
-    `changes` are sentences: a price that was not known before, or another one.
+    `changes` are sentences: a price that was not known before, or another one. `not_used` are clauses that name
+    what the service listed beside, and why it is no price of a model here. `region` is where the prices hold
+    ("" everywhere).
     """
 
     provider: str
@@ -67,6 +69,12 @@ class LivePrices(FrozenModel):
     models: int
     file: str
     changes: tuple[str, ...] = ()
+    not_used: tuple[str, ...] = ()
+    region: str = ""
+
+
+#: Clauses of `LivePrices.not_used` that are printed.
+_MAX_LINES = 20
 
 
 def ask_live_prices(name: str, *, today: date | None = None) -> LivePrices:
@@ -85,31 +93,57 @@ def ask_live_prices(name: str, *, today: date | None = None) -> LivePrices:
     tunable = [
         model.id for model in catalog.models.values() if not (model.lifecycle or catalog.lifecycle).closed_on(day)
     ]
-    answered = {model: check_prices(prices) for model, prices in provider.fetch_prices(tunable).items()}
-    answered = {model: prices for model, prices in answered.items() if prices and model in catalog.models}
+    answer = provider.fetch_prices(tunable)
+    prices = {model: check_prices(row) for model, row in answer.prices.items() if model in catalog.models}
+    by_method = {model: check_by_method(row) for model, row in answer.by_method.items() if model in catalog.models}
+    answered: dict[str, dict[str, Any]] = {model: dict(row) for model, row in prices.items() if row}
+    for model, training in by_method.items():
+        if training:
+            answered[model] = {**answered.get(model, {}), "by_method": training}
     changes = [
         f"{model}: {price} {'was not known' if before is None else f'{before:g}'} -> {amount:g}"
-        for model, prices in answered.items()
-        for price, amount in prices.items()
+        for model, row in prices.items()
+        for price, amount in row.items()
         if (before := getattr(catalog.models[model].price, price)) != amount
     ]
+    changes += [
+        f"{model}: training for {method} {'was not known' if before is None else f'{before:g}'} -> {amount:g}"
+        for model, row in by_method.items()
+        for method, amount in row.items()
+        if (before := catalog.models[model].price.by_method.get(method)) != amount
+    ]
     page = f"{name}, {provider.live_prices_page}"
-    file = write_live_prices(provider.kind, page, day, answered)
-    return LivePrices(provider=name, page=page, asked=day, models=len(answered), file=str(file), changes=tuple(changes))
+    file = write_live_prices(provider.kind, page, day, answered, region=answer.region)
+    return LivePrices(
+        provider=name,
+        page=page,
+        asked=day,
+        models=len(answered),
+        file=str(file),
+        changes=tuple(changes),
+        not_used=tuple(answer.not_used),
+        region=answer.region,
+    )
 
 
 def print_live_prices(console: Console, answer: LivePrices) -> None:
     """Print what a service answered, and what that changes."""
     from rich.markup import escape
 
+    models = f"{answer.models} model{'s' if answer.models != 1 else ''}"
+    location = f" in {answer.region}" if answer.region else ""
     console.print(
-        escape(f"{answer.page}: prices of {answer.models} models, asked on {answer.asked}; kept in {answer.file}"),
+        escape(f"{answer.page}: prices of {models}{location}, asked on {answer.asked}; kept in {answer.file}"),
         soft_wrap=True,
     )
     for change in answer.changes:
         console.print(f"  {escape(change)}", soft_wrap=True)
     if not answer.changes:
         console.print("  none differs from those that were known", soft_wrap=True)
+    for clause in answer.not_used[:_MAX_LINES]:
+        console.print(f"  [yellow]listed, and not used:[/] {escape(clause)}", soft_wrap=True)
+    if len(answer.not_used) > _MAX_LINES:
+        console.print(f"  ... and {len(answer.not_used) - _MAX_LINES} more like these", soft_wrap=True)
     console.print()
 
 

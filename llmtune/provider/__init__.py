@@ -57,6 +57,7 @@ _HOME = {
     "EpochRange": "llmtune.provider.limits",
     "HasCatalog": "llmtune.provider.abilities",
     "HasLivePrices": "llmtune.provider.abilities",
+    "PriceAnswer": "llmtune.provider.abilities",
     "DescribesHardware": "llmtune.provider.abilities",
     "Duration": "llmtune.provider.duration",
     "Event": "llmtune.provider.types",
@@ -357,6 +358,7 @@ if TYPE_CHECKING:
     from llmtune.provider.abilities import ModelSuggestion as ModelSuggestion
     from llmtune.provider.abilities import Pausable as Pausable
     from llmtune.provider.abilities import Precision as Precision
+    from llmtune.provider.abilities import PriceAnswer as PriceAnswer
     from llmtune.provider.abilities import PromptRenderer as PromptRenderer
     from llmtune.provider.abilities import RenderedPrompt as RenderedPrompt
     from llmtune.provider.abilities import RendersPrompts as RendersPrompts

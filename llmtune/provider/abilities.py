@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -245,6 +246,22 @@ class HasCatalog(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class PriceAnswer:
+    """What a service answered about its prices, in USD.
+
+    `prices` holds them by base model, then by the names of `PRICE_UNITS`, in their units; what is not stated is left
+    out. `by_method` holds training prices of a model that differ by "METHOD", "ADAPTER" or "METHOD/ADAPTER".
+    `not_used` are clauses, each of which names something that was listed and is no price here, and why:
+    "model-x FT Unit: per 1 Day". `region` is where all of the prices hold ("" everywhere).
+    """
+
+    prices: Mapping[str, Mapping[str, float]]
+    by_method: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    not_used: Sequence[str] = ()
+    region: str = ""
+
+
 @runtime_checkable
 class HasLivePrices(Protocol):
     """A provider whose service answers what it charges today."""
@@ -252,11 +269,8 @@ class HasLivePrices(Protocol):
     live_prices_page: str
     """The request that answers, for the source of each price: "GET /v2/supported-models"."""
 
-    def fetch_prices(self, models: Sequence[str]) -> Mapping[str, Mapping[str, float]]:
-        """Ask for today's prices of base models: by model, then by the names of `PRICE_UNITS`, in their units and USD.
-
-        What the service does not state is left out. Read-only; raises `VendorError` where it refuses.
-        """
+    def fetch_prices(self, models: Sequence[str]) -> PriceAnswer:
+        """Ask for today's prices of these base models. Read-only; raises `VendorError` where the service refuses."""
         ...
 
 

@@ -135,6 +135,8 @@ def _add_live_prices(data: dict[str, Any], prices: Mapping[str, Mapping[str, Any
     for model in models.keys() & prices.keys():
         shipped, live = dict(models[model].get("price", {})), prices[model]
         sources = {**shipped.get("sources", {}), **live["sources"]}
+        if "region" in live and any(name in shipped and name not in live for name in PRICE_UNITS):
+            live = {**live, "region": f"{live['region']}; the others: {shipped.get('region') or 'no region named'}"}
         models[model] = {**models[model], "price": {**shipped, **live, "sources": sources}}
     return {**data, "models": models}
 

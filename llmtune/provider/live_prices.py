@@ -34,21 +34,31 @@ def read_live_prices(path: Path, kind: str) -> Mapping[str, Mapping[str, Any]]:
         return {}
     try:
         day, page = date.fromisoformat(answered["asked"]), str(answered["page"])
-        return {
-            model: {
-                **check_prices(prices),
-                "sources": dict.fromkeys(check_prices(prices), f"{page}, asked on {day}"),
-                "checked": day,
-            }
-            for model, prices in answered["models"].items()
-            if check_prices(prices)
-        }
+        region = str(answered.get("region") or "")
+        source = f"{page}{', ' if region else ''}{region}, asked on {day}"
+        rows: dict[str, dict[str, Any]] = {}
+        for model, answer in answered["models"].items():
+            prices, by_method = check_prices(answer), check_by_method(answer.get("by_method"))
+            if not prices and not by_method:
+                continue
+            rows[model] = {**prices, "sources": dict.fromkeys(prices, source), "checked": day}
+            if by_method or "training" in prices:  # prices by method that we ship are older than this one
+                rows[model] |= {"by_method": by_method}
+                rows[model]["sources"]["training"] = source
+            if region:
+                rows[model] |= {"region": region}
+        return rows
     except (AttributeError, KeyError, TypeError, ValueError):
         raise _broken(path) from None
 
 
-def write_live_prices(kind: str, page: str, day: date, models: Mapping[str, Mapping[str, float]]) -> Path:
+def write_live_prices(
+    kind: str, page: str, day: date, models: Mapping[str, Mapping[str, Any]], *, region: str = ""
+) -> Path:
     """Keep what one kind of service answered, in place of what it answered before; return the file.
+
+    `models` holds prices by model and name, and under "by_method" training prices that differ by the method; `region`
+    is where they hold.
 
     Raises:
         InvalidSettings: the file cannot be written.
@@ -60,8 +70,13 @@ def write_live_prices(kind: str, page: str, day: date, models: Mapping[str, Mapp
         answers = _read(path)
     except InvalidSettings:  # a broken file is replaced
         answers = {}
-    answered = {model: check_prices(prices) for model, prices in sorted(models.items())}
-    answers[kind] = {"asked": day.isoformat(), "page": page, "models": answered}
+    answered: dict[str, dict[str, Any]] = {}
+    for model, row in sorted(models.items()):
+        by_method = check_by_method(row.get("by_method"))
+        answered[model] = check_prices(row) | ({"by_method": by_method} if by_method else {})
+    answers[kind] = {"asked": day.isoformat(), "page": page, "models": answered} | (
+        {"region": region} if region else {}
+    )
     unfinished = path.with_suffix(".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,6 +92,13 @@ def check_prices(prices: Any) -> dict[str, float]:
     if not isinstance(prices, Mapping):
         return {}
     return {name: float(prices[name]) for name in PRICE_UNITS if name in prices and _is_price(prices[name])}
+
+
+def check_by_method(prices: Any) -> dict[str, float]:
+    """Return the training prices by method that are numbers of at least 0; the others are left out."""
+    if not isinstance(prices, Mapping):
+        return {}
+    return {str(method): float(amount) for method, amount in prices.items() if _is_price(amount)}
 
 
 def _is_price(value: Any) -> bool:

@@ -107,11 +107,9 @@ def capabilities(target: core.Target, settings: AzureSettings) -> core.Capabilit
     """Return what a target supports, with what the settings change: hosting price, base model, concurrency."""
     capabilities = AZURE.capabilities(target)
     if settings.deployment_sku == "DeveloperTier":
-        note = (
-            "the training price depends on region and training type, and the price page shows none without a region;"
-            " a developer deployment has no hourly price and is removed after 24 hours"
-        )
-        capabilities = replace(capabilities, price=replace(capabilities.price, hosting=0.0, note=note))
+        price = capabilities.price
+        note = f"{price.note}; a developer deployment has no hourly price and is removed after 24 hours"
+        capabilities = replace(capabilities, price=replace(price, hosting=0.0, note=note.removeprefix("; ")))
     if settings.base_deployment:
         capabilities = replace(capabilities, abilities=replace(capabilities.abilities, base_serving=True))
     training_type = target.options.get("training_type")

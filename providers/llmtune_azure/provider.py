@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, get_args
 
 import llmtune.provider as core
+from llmtune import _clock
 from llmtune.config import read_secret
 from llmtune.errors import InvalidSettings, LlmtuneError, TransientError, VendorError
-from llmtune_azure import deployments
+from llmtune_azure import deployments, prices
 from llmtune_azure.declarations import AZURE, capabilities
 from llmtune_azure.settings import AzureOptions, AzureSettings, TrainingType
 from llmtune_openai import inference
 from llmtune_openai.provider import OpenAIProvider
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from llmtune.data.findings import Finding
 
 #: A deployment that Azure calls ready may answer 404 for some minutes more.
@@ -119,6 +122,29 @@ class AzureProvider(OpenAIProvider):
         problem = f"this sign-in may not deploy on {account}: it lacks {deployments.DEPLOY_OPERATION}"
         remedy = "ask for the role Foundry Owner, or set evaluation.deploy: false to train without an evaluation"
         return [error("deployment", problem, remedy)]
+
+    # --- prices ------------------------------------------------------------------------------------------------------
+    live_prices_page = "Azure Retail Prices API"
+
+    def fetch_prices(self, models: Sequence[str]) -> core.PriceAnswer:
+        """Ask Azure's public price list what tuning and answers cost in the resource's region."""
+        region = (self.settings.region or "").lower().replace(" ", "")
+        if not (region.isascii() and region.isalnum()):
+            problem = f"is {self.settings.region!r}, which is none of Azure's" if region else "is not set"
+            raise InvalidSettings(
+                f"the region of {self.name} {problem}, and prices differ by region",
+                hint=f'set region = "eastus2" or the like under [providers.{self.name}] in llmtune.toml',
+            )
+        rows = prices.fetch_rows(self.settings.prices_url or prices.PAGE, region)
+        catalog = self.service.known()
+        listed = []
+        for id in models:
+            facts = catalog.model(id)[0].facts
+            if stems := facts.get("meters"):
+                training_type = facts.get("training_type")
+                trained = prices.TRAINED[training_type or "Standard"]
+                listed.append(prices.Model(id=id, stems=frozenset(stems), trained=trained, open=bool(training_type)))
+        return prices.read_prices(rows, listed, region=region, sku=self.settings.deployment_sku, today=_clock.today())
 
     # --- the model ---------------------------------------------------------------------------------------------------
     def deploy(self, model: core.ModelRef, key: core.RunKey) -> core.DeploymentRef | None:

@@ -64,6 +64,13 @@ class AzureSettings(ProviderSettings):
     deployment_capacity: Annotated[int, Field(ge=1)] = 50
     """Capacity of a deployment, in thousand tokens a minute. Integer >= 1."""
 
+    region: str | None = None
+    """Region of the resource ("eastus2"), for which `llmtune prices azure --live` asks; nothing else needs it."""
+
+    prices_url: str | None = None
+    """Address of Azure's public price list, for a proxy or a test; unset: https://prices.azure.com/api/retail/prices.
+    No credential is sent to it."""
+
     base_deployment: str | None = None
     """A standing deployment of the untuned base model, which evaluations may ask for comparison."""
 

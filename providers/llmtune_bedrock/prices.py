@@ -42,7 +42,7 @@ def read_price(answer: Mapping[str, Any], price: str) -> float | None:
 
     Tokens are priced by the thousand or the million, as the unit says ("1K tokens"); another unit is not understood.
     """
-    for dimension in _list_dimensions(answer):
+    for dimension in list_dimensions(answer):
         try:
             amount = float(dimension["pricePerUnit"]["USD"])
             unit = str(dimension["unit"]).lower()
@@ -57,7 +57,8 @@ def read_price(answer: Mapping[str, Any], price: str) -> float | None:
     return None
 
 
-def _list_dimensions(answer: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def list_dimensions(answer: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield what GetProducts answered about prices on demand: amounts with their units. What is odd is left out."""
     for text in answer.get("PriceList") or ():
         try:
             product = json.loads(text)

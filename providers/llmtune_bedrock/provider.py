@@ -43,7 +43,7 @@ class BedrockProvider(S3Provider):
 
     live_prices_page = "AWS Price List API, GetProducts"
 
-    def fetch_prices(self, models: Sequence[str]) -> dict[str, dict[str, float]]:
+    def fetch_prices(self, models: Sequence[str]) -> core.PriceAnswer:
         """Ask AWS's price list for the prices of the models that the catalogue has a name for in it."""
         live = {}
         catalog = targets.load_catalog()
@@ -53,7 +53,7 @@ class BedrockProvider(S3Provider):
                 continue
             names = [name for name in prices.ENDINGS if name in entry.price.billed or name.startswith("base_")]
             live[model] = {name: amount for name in names if (amount := self._ask_price(str(prefix), name)) is not None}
-        return live
+        return core.PriceAnswer(prices=live)
 
     def _ask_price(self, prefix: str, price: str) -> float | None:
         with self._sdk.translate_errors("asking for prices"):

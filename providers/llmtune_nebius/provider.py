@@ -101,7 +101,7 @@ class NebiusProvider(OpenAIProvider):
 
     live_prices_page = "GET /v0/models/{id}, fine_tune.training_price_per_million_tokens"
 
-    def fetch_prices(self, models: Sequence[str]) -> dict[str, dict[str, float]]:
+    def fetch_prices(self, models: Sequence[str]) -> core.PriceAnswer:
         """Ask for the price of trained tokens, model by model."""
         prices = {}
         for model in models:
@@ -109,7 +109,7 @@ class NebiusProvider(OpenAIProvider):
             live = None if facts is None else inference.fine_tune_of(facts).get("training_price_per_million_tokens")
             if isinstance(live, (int, float)):
                 prices[model] = {"training": float(live)}
-        return prices
+        return core.PriceAnswer(prices=prices)
 
     def _check_price(self, model: str, live: Any) -> list[Finding]:
         from llmtune.data.findings import warning

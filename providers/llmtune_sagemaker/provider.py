@@ -16,7 +16,7 @@ from llmtune.errors import LlmtuneError, TransientError, VendorError
 from llmtune_bedrock.files import S3Provider
 from llmtune_bedrock.settings import find_credentials
 from llmtune_sagemaker import capabilities as targets
-from llmtune_sagemaker import inference, preflight, recipes, requests, responses, settings
+from llmtune_sagemaker import inference, preflight, prices, recipes, requests, responses, settings
 from llmtune_sagemaker.client import BOTO3, Sdk
 from llmtune_sagemaker.errors import IN_USE
 from llmtune_sagemaker.files import S3, check_empty
@@ -61,6 +61,26 @@ class SageMakerProvider(S3Provider):
         target = receipt.target
         seen = recipes.find(target.model, self.settings.value_of("region"), targets.find_family(target.model))
         return () if seen is None else (f"{seen.sentence()}; the hub is read before the job is sent",)
+
+    live_prices_page = "AWS Price List API, GetProducts of AmazonSageMaker"
+
+    def fetch_prices(self, models: Sequence[str]) -> core.PriceAnswer:
+        """Ask AWS's price list what training of models costs in the region of this instance."""
+        reading = prices.Reading()
+        region = self._sdk.region
+        for model in models:
+            query = prices.build_query(model, region)
+            for _ in range(prices.MAX_PAGES):
+                with self._sdk.translate_errors("asking for prices"):
+                    answer = self._sdk.price_list.get_products(**query)
+                reading.add(model, answer.get("PriceList") or ())
+                if not (token := answer.get("NextToken")):
+                    break
+                query["NextToken"] = token
+            else:
+                raise VendorError(f"asking for prices: those of {model} do not end within {prices.MAX_PAGES} pages")
+        catalog = targets.load_catalog()
+        return reading.answer({model: catalog.model(model)[0].methods for model in models}, region)
 
     def find_credentials(self) -> core.Credentials:
         """Return whether AWS's chain has something to read."""

@@ -95,7 +95,7 @@ class TogetherProvider(core.BaseProvider):
 
     live_prices_page = "GET /v2/supported-models and /v2/public/inference-instance-types"
 
-    def fetch_prices(self, models: Sequence[str]) -> dict[str, dict[str, float]]:
+    def fetch_prices(self, models: Sequence[str]) -> core.PriceAnswer:
         """Ask for the prices of base models' answers, and of the hardware that a deployment of them needs.
 
         The price of training is answered for an uploaded file only (`quote`).
@@ -104,7 +104,7 @@ class TogetherProvider(core.BaseProvider):
             "ask for the prices of hardware", lambda sdk: sdk.endpoints.hardware.list(), question=True
         )
         supported = self._connection.items("ask for the models' prices", lambda sdk: sdk.models.list_supported())
-        return responses.read_prices(supported, hardware, models)
+        return core.PriceAnswer(prices=responses.read_prices(supported, hardware, models))
 
     def preview(
         self, model: str, file_id: str, *, rows: int = 5, prompts_too: bool | None = None

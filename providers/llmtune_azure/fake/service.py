@@ -1,13 +1,15 @@
 """A stateful stand-in for one Azure OpenAI resource and the control plane that deploys on it.
 
-Requests to the v1 endpoint go to `{url}/openai/v1/`, those to the control plane to `{url}/subscriptions/...`.
+Requests to the v1 endpoint go to `{url}/openai/v1/`, those to the control plane to `{url}/subscriptions/...`, and those
+to the public price list, which takes no credential, to `{url}/api/retail/prices`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
+from urllib.parse import urlencode
 
 from llmtune.testing.fake_vendor import FakeDeployment, FakeJob, Phase
 from llmtune.testing.http import Call, Refusal, Reply, route
@@ -19,6 +21,7 @@ _ACCOUNT = (
     "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.CognitiveServices/accounts/{account}"
 )
 _ARM = _ACCOUNT + "/deployments"
+_FILTERS = re.compile(r"(\w+) eq '([^']*)'")
 _SKUS = frozenset({"Standard", "GlobalStandard", "DeveloperTier", "DataZoneStandard", "ProvisionedManaged"})
 
 
@@ -71,6 +74,11 @@ class FakeAzure(FakeOpenAI):
         ]
         """What the caller may do on the resource, as the control plane lists it."""
 
+        self.meters: list[dict[str, Any]] = [dict(meter) for meter in _list_meters()]
+        """The public price list, of all regions and services."""
+
+        self.meters_on_a_page = 10
+
     def client_settings(self) -> dict[str, str]:
         """Return a resource, and a control plane that deploys on it."""
         return {
@@ -80,11 +88,51 @@ class FakeAzure(FakeOpenAI):
             "subscription_id": "11111111-2222-3333-4444-555555555555",
             "resource_group": "fake",
             "account_name": "fake",
+            "region": "eastus2",
+            "prices_url": f"{self.url}/api/retail/prices",
         }
 
     def client_environment(self) -> dict[str, str]:
         """Return the resource's key and a token for the control plane."""
         return dict.fromkeys(("AZURE_OPENAI_API_KEY", "FAKE_TOKEN"), self.api_key or "fake")
+
+    # --- the public price list ---------------------------------------------------------------------------------------
+    def authorised(self, call: Call) -> bool:
+        """Return whether the request has the right credential. The price list takes none."""
+        return call.route == "list_meters" or super().authorised(call)
+
+    @route("GET", "/api/retail/prices")
+    def list_meters(self, call: Call) -> Any:
+        """List meters, a page at a time. Names and values of the filter are compared letter by letter."""
+        credentials = {"authorization", "api-key", "cookie", "x-api-key"} & call.headers.keys()
+        if credentials:
+            self.complaints.append(f"a credential was sent to the public price list: {sorted(credentials)}")
+        terms = call.query.get("$filter", "")
+        conditions: dict[str, str] = dict(_FILTERS.findall(terms))
+        if " and ".join(f"{name} eq '{value}'" for name, value in conditions.items()) != terms:
+            raise Refusal(400, "Invalid OData parameters supplied")
+        currency = call.query.get("currencyCode", "USD").strip("'")
+        if "priceType" in conditions:
+            conditions["type"] = conditions.pop("priceType")
+        matches = [
+            meter
+            for meter in self.meters
+            if meter["currencyCode"] == currency and all(meter.get(name) == value for name, value in conditions.items())
+        ]
+        start = int(call.query.get("$skip", "0"))
+        items = matches[start : start + self.meters_on_a_page]
+        following = None
+        if start + len(items) < len(matches):
+            query = {**call.query, "$skip": str(start + len(items))}
+            following = f"{self.url}/api/retail/prices?{urlencode(query)}"
+        return {
+            "BillingCurrency": currency,
+            "CustomerEntityId": "Default",
+            "CustomerEntityType": "Retail",
+            "Items": items,
+            "NextPageLink": following,
+            "Count": len(items),
+        }
 
     # --- jobs --------------------------------------------------------------------------------------------------------
     def check_job(self, call: Call, body: Mapping[str, Any]) -> None:
@@ -236,6 +284,71 @@ class FakeAzure(FakeOpenAI):
                 "provisioningState": self.state_of(deployment),
             },
         }
+
+
+#: Meters as the list has them: name, unit, product, amount. The names are Azure's (2026-09-27 and 2026-10-04, as third
+#: parties recorded them), some of the amounts the fake's own.
+_METERS = (
+    ("gpt-4.1-nano FT Training global", "1K", "Azure OpenAI", 0.0015),
+    ("gpt-4.1-nano FT Training regional", "1K", "Azure OpenAI", 0.00165),
+    ("gpt 4.1 nano dev ft training glbl", "1M", "Azure OpenAI", 0.75),
+    ("gpt-4.1-nano-ft input global", "1K", "Azure OpenAI", 0.0001),
+    ("gpt-4.1-nano-ft cached input global", "1K", "Azure OpenAI", 0.000025),
+    ("gpt-4.1-nano-ft output global", "1K", "Azure OpenAI", 0.0004),
+    ("gpt-4.1-nano-ft hosting global", "1 Hour", "Azure OpenAI", 1.7),
+    ("gpt-4.1-nano-ft input regional", "1K", "Azure OpenAI", 0.00011),
+    ("gpt-4.1-nano-ft cached input regional", "1K", "Azure OpenAI", 0.000028),
+    ("gpt-4.1-nano-ft output regional", "1K", "Azure OpenAI", 0.00044),
+    ("gpt-4.1-nano-ft hosting regional", "1Hour", "Azure OpenAI", 1.87),
+    ("gpt 4.1 nano Inp glbl", "1K", "Azure OpenAI", 0.0001),
+    ("gpt 4.1 nano Inp regnl", "1K", "Azure OpenAI", 0.00011),
+    ("gpt 4.1 nano Outp regnl", "1K", "Azure OpenAI", 0.00044),
+    ("gpt 4.1 nano cached Inp regnl", "1K", "Azure OpenAI", 0.0),
+    ("gpt-4.1-mini-dev-ft inpt glbl", "1M", "Azure OpenAI", 0.4),
+    ("gpt-4.1-mini-ft mdl opt", "1M", "Azure OpenAI", 1.6),
+    ("gpt-4o-0806-FT-Trng-glbl tkn", "1M", "Azure OpenAI", 25.0),
+    ("gpt-4o-0806-FT-Hstng-regnl", "1 Hour", "Azure OpenAI", 2.04),
+    ("gpt-4o-mini-0718-FT-Hstng-glbl", "1 Day", "Azure OpenAI", 40.8),
+    ("gpt-4o-mini-0718-FT-Outp-regnl", "1K", "Azure OpenAI", 0.0),
+    ("GPT 5 Inpt Glbl 1M", "1M", "Azure OpenAI GPT5", 1.25),
+    ("41 ft opt Dz", "1M", "Azure OpenAI PP FT GPT4s", 8.8),
+    ("Mnstrl 3B FT", "1K", "Azure Mistral Models", 0.001),
+    ("Mnstrl 3B FT DZ", "1K", "Azure Mistral Models", 0.0011),
+    ("Mnstrl 3B FT Deployment Hosting Unit", "1/Hour", "Azure Mistral Models", 0.65),
+    ("Ministral 3bFTregnl Deployment Hosting Unit", "1/Hour", "Azure Mistral Models", 0.715),
+    ("Mnstrl 3b Inp FT regnl", "1K", "Azure Mistral Models", 0.000055),
+    ("3.3 70b FT DZ Deployment Hosting Unit", "1/Hour", "Azure Llama Models", 0.33),
+)
+
+
+def _list_meters() -> Iterator[dict[str, Any]]:
+    """Yield the meters of one region, their copies in another, in another currency, for another service and buyer."""
+    for number, (name, unit, product, amount) in enumerate(_METERS):
+        meter = {
+            "currencyCode": "USD",
+            "tierMinimumUnits": 0.0,
+            "retailPrice": amount,
+            "unitPrice": amount,
+            "armRegionName": "eastus2",
+            "location": "US East 2",
+            "effectiveStartDate": "2026-07-01T00:00:00Z",
+            "meterId": f"00000000-0000-0000-0000-{number:012}",
+            "meterName": f"{name} Unit" if "Hour" in unit else f"{name} Tokens",
+            "productName": product,
+            "skuName": name,
+            "serviceName": "Foundry Models",
+            "serviceFamily": "AI + Machine Learning",
+            "unitOfMeasure": unit,
+            "type": "Consumption",
+            "isPrimaryMeterRegion": True,
+            "armSkuName": "",
+        }
+        yield meter
+        elsewhere = round(amount * 1.2, 9)
+        yield meter | {"armRegionName": "westeurope", "location": "EU West", "retailPrice": elsewhere}
+        yield meter | {"currencyCode": "EUR", "retailPrice": round(amount * 0.9, 9)}
+        yield meter | {"type": "Reservation", "retailPrice": round(amount * 0.5, 9)}
+        yield meter | {"serviceName": "Cognitive Services", "retailPrice": round(amount * 2, 9)}
 
 
 __all__ = ["FakeAzure"]

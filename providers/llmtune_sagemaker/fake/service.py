@@ -37,6 +37,25 @@ _CODES = {
 _TAG = re.compile(r"[\w .:/=+@-]*")
 
 
+QWEN = "huggingface-reasoning-qwen3-8b"
+GPT_OSS = "openai-reasoning-gpt-oss-20b"
+LLAMA = "meta-textgeneration-llama-3-2-1b-instruct"
+
+
+def _list_price(model: str, region: str, component: str, tokens: str, amount: str, unit: str) -> dict[str, str]:
+    attributes = {"modelname": model, "regionCode": region, "component": component, "tokentype": tokens}
+    return attributes | {"amount": amount, "unit": unit}
+
+
+def _describe_price(price: Mapping[str, str]) -> dict[str, Any]:
+    attributes = {name: value for name, value in price.items() if name not in ("amount", "unit")}
+    dimension = {"unit": price["unit"], "pricePerUnit": {"USD": price["amount"]}, "description": "", "beginRange": "0"}
+    return {
+        "product": {"attributes": attributes},
+        "terms": {"OnDemand": {"SKU.TERM": {"priceDimensions": {"SKU.TERM.RATE": dimension}}}},
+    }
+
+
 class FakeSageMaker(FakeS3):
     """SageMaker at `url`, S3 at `url + "/s3"`, MLflow at `url + "/mlflow"`."""
 
@@ -60,6 +79,21 @@ class FakeSageMaker(FakeS3):
         self.counts_in_epoch = True
         """Whether the step is counted anew in each epoch."""
 
+        self.prices: list[dict[str, str]] = [
+            _list_price(QWEN, REGION, "SFT:Finetuning", "Train", "1.2000000000", "1M tokens"),
+            _list_price(QWEN, REGION, "DPO:Finetuning", "Train", "0.0024000000", "1K tokens"),
+            _list_price(QWEN, REGION, "MultiTurnRFT:Finetuning", "Train", "3.6000000000", "1M tokens"),
+            _list_price(QWEN, REGION, "MultiTurnRFT:Finetuning", "Prefill", "0.2000000000", "1M tokens"),
+            _list_price(QWEN, "eu-west-1", "SFT:Finetuning", "Train", "9.0000000000", "1M tokens"),
+            _list_price(GPT_OSS, REGION, "SFT:Finetuning", "Train", "2.0000000000", "1M tokens"),
+            _list_price(GPT_OSS, REGION, "DPO:Finetuning", "Train", "2.0000000000", "1M tokens"),
+            _list_price(GPT_OSS, REGION, "SFT:Evaluation", "Sample", "0.4000000000", "1M tokens"),
+            _list_price(LLAMA, REGION, "SFT:Finetuning", "Train", "0.8000000000", "Hour"),
+        ]
+        """The price list. The amounts are the fake's own, and so is how the components of SFT and DPO are spelled."""
+
+        self.prices_on_a_page = 2
+
         self.buckets[HUB_BUCKET] = REGION
         self.hub = {model: entry.family for model, entry in load_catalog().models.items()}
         """Models of the public hub, and their families."""
@@ -77,6 +111,7 @@ class FakeSageMaker(FakeS3):
             "base_url": self.url,
             "storage_url": self.storage_url,
             "mlflow_url": self.mlflow_url,
+            "pricing_url": self.pricing_url,
         }
 
     def client_environment(self) -> dict[str, str]:
@@ -113,6 +148,35 @@ class FakeSageMaker(FakeS3):
             call.refused += wrong
             raise Refusal(400, "; ".join(f"{path} {fault}" for path, fault in wrong), code="ValidationException")
         return body | ({"Tags": tags} if tags else {})
+
+    @property
+    def pricing_url(self) -> str:
+        """Where the price list answers."""
+        return f"{self.url}/prices"
+
+    # --- prices ------------------------------------------------------------------------------------------------------
+    @route("POST", "/prices")
+    def get_products(self, call: Call) -> Any:
+        body = dict(call.data or {})
+        wrong = service_model.faults("pricing", "GetProducts", body)
+        if wrong or call.headers.get("x-amz-target") != "AWSPriceListService.GetProducts":
+            call.refused += wrong
+            raise Refusal(400, "The request cannot be read.", code="InvalidParameterException")
+        wanted_fields = {term["Field"]: term["Value"] for term in body.get("Filters", ())}
+        matches = [
+            price
+            for price in self.prices
+            if body["ServiceCode"] == "AmazonSageMaker"
+            and all(price.get(name) == value for name, value in wanted_fields.items())
+        ]
+        start = int(body.get("NextToken", "0"))
+        page = matches[start : start + self.prices_on_a_page]
+        following = start + len(page)
+        return {
+            "FormatVersion": "aws_v1",
+            "PriceList": [json.dumps(_describe_price(price)) for price in page],
+            **({"NextToken": str(following)} if following < len(matches) else {}),
+        }
 
     # --- the hub -----------------------------------------------------------------------------------------------------
     def _publish(self, model: str, family: str) -> None:

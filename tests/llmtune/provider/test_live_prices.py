@@ -39,6 +39,23 @@ def test_answered_prices_lie_over_the_catalogue_with_page_and_day() -> None:
     assert price().unknown() == ("training",)
 
 
+def test_answered_prices_of_a_region_say_which_and_replace_those_by_method() -> None:
+    assert price().by_method == {"sft/lora": 5.0}
+    write_live_prices("together", "GET /prices", ASKED, {MODEL: {"hosting": 12.98}}, region="eu-1")
+    assert price().by_method == {"sft/lora": 5.0}
+    assert price().region == "eu-1; the others: no region named"
+    assert price().source_of("hosting") == "GET /prices, eu-1, asked on 2026-12-01"
+    rows = {MODEL: {"training": 6.0, "by_method": {"dpo/lora": 15.0, "odd": -1}, "base_input": 0.2, "base_output": 0.7}}
+    path = write_live_prices("together", "GET /prices", ASKED, rows, region="eu-1")
+    assert read_live_prices(path, "together")[MODEL]["by_method"] == {"dpo/lora": 15.0}
+    assert (price().training, price().by_method) == (6.0, {"dpo/lora": 15.0})
+    assert price().region == "eu-1"
+    write_live_prices("together", "GET /prices", ASKED, {MODEL: {"by_method": {"dpo": 15.0}}})
+    assert price().for_target("dpo", "lora").training == 15.0
+    assert price().for_target("sft", "lora").training is None
+    assert price().source_of("training") == "GET /prices, asked on 2026-12-01"
+
+
 def test_the_users_own_price_lies_over_the_answered_one(home: Path) -> None:
     write_live_prices("together", "GET /prices", ASKED, {MODEL: {"hosting": 12.98, "base_input": 0.2}})
     (home / "prices.toml").write_text(f'[together."{MODEL}"]\nhosting = 9.0\nsource = "our contract"\n')

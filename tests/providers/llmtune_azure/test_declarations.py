@@ -60,13 +60,17 @@ def test_hosting_has_its_price_unless_the_deployment_is_a_developers() -> None:
     target = Target(provider="azure", kind="azure", model=MODEL)
     assert AzureProvider().capabilities(target).price.hosting == 1.70
     developer = AzureProvider("azure", AzureSettings(deployment_sku="DeveloperTier"))
-    assert developer.capabilities(target).price.hosting == 0.0
+    price = developer.capabilities(target).price
+    assert price.hosting == 0.0
+    assert "regional training costs" in price.note
+    assert "removed after 24 hours" in price.note
     assert AzureProvider().capabilities(target).abilities.deployment == "required"
 
 
 def test_the_training_price_is_not_invented() -> None:
     price = AzureProvider().capabilities(Target(provider="azure", kind="azure", model="gpt-oss-20b")).price
-    assert price.unknown() == ("training", "input", "output")
+    assert price.unknown() == ("training", "input", "output", "hosting")
+    assert "2026-10-09" in price.source
     assert "region" in price.note
 
 

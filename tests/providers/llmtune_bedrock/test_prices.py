@@ -22,7 +22,7 @@ def answer(amount: Any, unit: str) -> dict[str, Any]:
 
 
 def test_prices_are_asked_for_and_read_in_our_units(provider: BedrockProvider, vendor: FakeBedrock) -> None:
-    prices = provider.fetch_prices([PRO, "meta.llama3-3-70b-instruct-v1:0:128k", "unknown.model"])
+    prices = provider.fetch_prices([PRO, "meta.llama3-3-70b-instruct-v1:0:128k", "unknown.model"]).prices
     assert prices[PRO] == {"training": 8.0, "storage": 1.95, "input": 0.8, "output": 3.2}
     assert prices["meta.llama3-3-70b-instruct-v1:0:128k"] == {}, "what is not listed is left out"
     assert "unknown.model" not in prices

@@ -28,7 +28,11 @@ def test_gemini_has_its_limits_and_price() -> None:
     assert "not from Google" in flash.price.source
     assert flash.concurrency == 1
     assert "2026-10-16" in flash.lifecycle.note
-    assert ask("gemini-3.5-flash").price.training is None
+    assert ask("gemini-3.5-flash-lite").price.training is None
+    for model in ("gemini-3.5-flash", "gemini-3.1-flash-lite"):
+        price = ask(model).price
+        assert price.input == 1.5 * price.base_input  # type: ignore[operator]
+        assert price.output == 1.5 * price.base_output  # type: ignore[operator]
 
 
 def test_preference_tuning_is_for_two_models() -> None:

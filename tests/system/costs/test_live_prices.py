@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
 from llmtune.cli.app import app
+from llmtune_azure.fake.service import FakeAzure
 from llmtune_bedrock.fake.service import FakeBedrock
 from llmtune_nebius.fake.service import FakeNebius
+from llmtune_sagemaker.fake.service import FakeSageMaker
 from llmtune_together.fake.service import FakeTogether
 
 
@@ -67,6 +70,82 @@ def test_bedrock_asks_the_price_list(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         assert not vendor.complaints
     assert row["unknown"] == []
     assert row["prices"]["training"] == 8.0
+
+
+def ask_azure(monkeypatch: pytest.MonkeyPatch, vendor: FakeAzure, *words: str, **settings: str) -> Result:
+    """Ask by command, with credentials for everything but the public price list."""
+    monkeypatch.setenv("AZURE_OPENAI_API_KEY", "key-for-tests")
+    for name, value in (vendor.client_settings() | settings).items():
+        monkeypatch.setenv(f"LLMTUNE_AZURE_{name.upper()}", value)
+    return CliRunner().invoke(app, ["prices", "azure", "--live", *words], env={"COLUMNS": "400"})
+
+
+def test_azure_asks_its_public_list_for_the_region_without_a_credential(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeAzure(api_key="key-for-tests") as vendor:
+        result = ask_azure(monkeypatch, vendor)
+        assert vendor.complaints == []
+        assert vendor.counts["list_meters"] == 3
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "prices of 3 models in eastus2, deployed as Standard" in result.output
+    assert "gpt-4.1-nano-2025-04-14: training 1.5 -> 1.65" in result.output
+    assert "gpt-4.1-nano-2025-04-14: hosting 1.7 -> 1.87" in result.output
+    for clause in (
+        "gpt-4o-mini-0718-FT-Hstng-glbl: priced per 1 Day",
+        "gpt-4o-mini-0718-FT-Outp-regnl: priced at 0, which the list also has for what it rounds",
+        "gpt-4o-2024-08-06: the price of training is listed as global, not as regional",
+        "41 (1 meter): belongs to no model here",
+        "gpt 4.1 mini mdl (1 meter): belongs to no model here",
+        "ministral 3bftregnl (1 meter): belongs to no model here",
+    ):
+        assert f"listed, and not used: {clause}" in result.output
+    row = read_models("azure")["gpt-4.1-nano-2025-04-14"]  # the service is gone, and is not asked
+    assert (row["prices"]["input"], row["prices"]["cached_input"], row["prices"]["output"]) == (0.11, 0.028, 0.44)
+    assert "eastus2, deployed as Standard, asked on 2026-12-01" in row["sources"]["training"]
+
+
+def test_azure_asks_for_another_region_and_kind_of_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeAzure() as vendor:
+        settings = {"region": "West Europe", "deployment_sku": "GlobalStandard"}
+        result = ask_azure(monkeypatch, vendor, "--json", **settings)
+        assert vendor.complaints == []
+    row = next(row for row in json.loads(result.stdout)["models"] if row["model"] == "Ministral-3B")
+    assert row["prices"]["training"] == 1.2, "an open model is trained as GlobalStandard"
+    assert row["prices"]["hosting"] == 0.78
+    assert row["region"] == "westeurope, deployed as GlobalStandard; the others: global"
+
+
+def test_azure_needs_a_region_that_its_list_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeAzure() as vendor:
+        unknown = ask_azure(monkeypatch, vendor, region="moonbase1")
+        odd = ask_azure(monkeypatch, vendor, region="eastus2' or 'a' eq 'a")
+        monkeypatch.undo()
+        monkeypatch.delenv("LLMTUNE_AZURE_REGION", raising=False)
+        unset = CliRunner().invoke(app, ["prices", "azure", "--live"])
+        assert vendor.counts["list_meters"] == 1
+    assert "Azure lists no prices of Foundry Models in 'moonbase1'" in str(unknown.exception)
+    assert "which is none of Azure's, and prices differ by region" in str(odd.exception)
+    assert "the region of azure is not set, and prices differ by region" in str(unset.exception)
+
+
+def test_sagemaker_asks_the_price_list_of_its_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with FakeSageMaker() as vendor:
+        for name, value in vendor.client_environment().items():
+            monkeypatch.setenv(name, value)
+        for name, value in vendor.client_settings().items():
+            monkeypatch.setenv(f"LLMTUNE_SAGEMAKER_{name.upper()}", value)
+        result = CliRunner().invoke(app, ["prices", "sagemaker", "--live"], env={"COLUMNS": "400"})
+        assert result.exit_code == 0, (result.output, result.exception)
+        assert not vendor.complaints
+    assert "openai-reasoning-gpt-oss-20b: training was not known -> 2" in result.output
+    assert "huggingface-reasoning-qwen3-8b: training for dpo was not known -> 2.4" in result.output
+    assert "qwen3-8b, MultiTurnRFT:Finetuning, Train tokens: no training by SFT or DPO" in result.output
+    assert "llama-3-2-1b-instruct, SFT:Finetuning, Train tokens: priced per Hour" in result.output
+    rows = read_models("sagemaker")
+    assert rows["huggingface-reasoning-qwen3-8b"]["by_method"] == {"sft": 1.2, "dpo": 2.4}
+    assert rows["openai-reasoning-gpt-oss-20b"]["unknown"] == []
+    assert rows["meta-textgeneration-llama-3-2-1b-instruct"]["unknown"] == ["training"]
 
 
 @pytest.mark.parametrize(
