@@ -63,7 +63,7 @@ class ReceivedFile:
         if part.name in self.fields or (part.name == self._field and self.filename is not None):
             raise RequestError(400, f"{part.name} is sent twice", param=part.name, code="invalid_value")
         if part.name == self._field:
-            self.filename = Path(part.filename or "file.jsonl").name
+            self.filename = Path(part.filename or "").name or "file.jsonl"
         else:
             self.fields[part.name] = b""
 
