@@ -32,6 +32,7 @@ CONTEXT.set_forkserver_preload(
         "llmtune.planning.plan",
         "llmtune.testing.fake_provider",
         "llmtune.testing.generic_vendor",
+        "endpoint_kills",
         "openai",
         "httpx2",
         "sqlalchemy.dialects.sqlite",

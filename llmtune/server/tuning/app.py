@@ -29,6 +29,7 @@ from llmtune.server.tuning.keys import Key, Keys, Right
 from llmtune.server.tuning.models import Models
 from llmtune.server.tuning.query import API_VERSION, paginate, read_attempt, read_choice, read_query
 from llmtune.server.tuning.quotas import RateLimiter
+from llmtune.server.tuning.receive import disk_errors
 from llmtune.server.tuning.uploads import Uploads
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def make_tuning_app(endpoint: Endpoint) -> Starlette:
         request.state.key = key
 
     def route(path: str, handler: Handler, methods: str, *rights: Right) -> list[Route]:
+        handler = _report_full_disk(handler)
         guarded = guard(handler, lambda request: authorize(request, *rights))
         with_version = guard(_require_version(handler), lambda request: authorize(request, *rights))
         return [
@@ -316,6 +318,16 @@ def _make_refusal(reason: str) -> Handler:
         raise RequestError(400, f"{request.method} {path}: {reason}", code="unsupported_endpoint")
 
     return refuse_request
+
+
+def _report_full_disk(handler: Handler) -> Handler:
+    """Wrap a handler: a full disk is no fault of the request, and its client is told so."""
+
+    async def with_disk_errors(request: Request) -> Response:
+        with disk_errors():
+            return await handler(request)
+
+    return with_disk_errors
 
 
 def _require_version(handler: Handler) -> Handler:

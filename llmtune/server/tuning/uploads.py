@@ -29,7 +29,7 @@ from llmtune.server.tuning.files import PURPOSE, check_purpose, check_rows, file
 from llmtune.server.tuning.keys import GIGABYTE, Key, Keys, refuse_keys
 from llmtune.server.tuning.query import check_same_request
 from llmtune.server.tuning.quotas import storage_full
-from llmtune.server.tuning.receive import ReceivedFile, disk_errors, receive_form
+from llmtune.server.tuning.receive import MAX_PARALLEL, ReceivedFile, receive_form
 from llmtune.server.tuning.state import (
     Attempt,
     FileRecord,
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 MAX_PART_BYTES, MAX_UPLOAD_BYTES = 64 << 20, 8 << 30
 #: Seconds from its creation within which an upload must be completed, and for which it is remembered afterwards.
 UPLOAD_LIFETIME, REMEMBERED = 3600.0, 86400.0
-#: Uploads of one owner that may be pending, and parts of one upload that may be under way at the same time.
-MAX_PENDING, MAX_PARALLEL = 20, 16
+#: Uploads of one owner that may be pending.
+MAX_PENDING = 20
 #: Parts that an upload may have: one for every byte is no upload.
 MAX_PARTS = 10000
 _BLOCK = 1 << 20
@@ -163,7 +163,7 @@ class Uploads:
         with self._lock:
             record = self._find(upload_id, key.owner)
             completing = self._completing.setdefault(upload_id, threading.Lock())
-        with completing, disk_errors():
+        with completing:
             record = self._find(upload_id, key.owner)
             if record.status == "completed" and record.part_ids == part_ids:
                 return self._describe(record)
