@@ -150,7 +150,7 @@ def run_trials(
     if moments:
         workers = sum(outcome.workers for outcome in outcomes)
         print(f"killed while the worker was {', '.join(f'{moment}: {hit[moment]}' for moment in moments)}")
-        print(f"{workers} times the worker was killed too, and another one went on from its last checkpoint")
+        print(f"{workers} times the worker was killed too, and another one did its work from the last checkpoint on")
     return kills >= count and not lost and not doubled and set(moments) <= set(hit)
 
 
