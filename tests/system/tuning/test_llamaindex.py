@@ -56,7 +56,7 @@ def test_llamaindexs_engine_tunes_through_the_endpoint(server: TuningServer, ven
     python = str(environment_folder / "bin" / "python")
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     for packages in (("--no-deps", "llama-index-finetuning"), REQUIRED):
-        command = [python, "-m", "pip", "install", "-q", *packages]
+        command = [python, "-m", "pip", "install", "-q", "--no-compile", *packages]
         installed = subprocess.run(command, capture_output=True, text=True, env=clean)
         if installed.returncode:
             pytest.skip(f"no index here: {installed.stderr[-300:]}")
