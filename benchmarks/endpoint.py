@@ -6,67 +6,35 @@
 kills: servers in front of fake vendors are killed by SIGKILL, 200 times, at each step of a job and of an upload, and
 from outside at any moment; each trial has a home and a vendor of its own, one file and one job. Lost is a file, a job
 or a result that is not there at the end; doubled is one that is there twice, above all a second job at the vendor.
-tiny: the same, 20 times, while `tiny` really trains on this machine. clients: 64 clients at once, of eight keys, each
-with a file, a job and a question. pages: 1,000 jobs, listed in pages. upload: 1 GB in parts of 64 MB; the server's
-memory is the peak that Linux counted, less what it had before.
+tiny: the same, 20 times, while `tiny` really trains on this machine: before it, at moments of the worker (it loads, it
+trains, it validates, it is between two checkpoints, it writes its result) and after it; in every second trial the
+worker is killed with the server. Every step must have the loss that it has when nobody is killed. clients: 64 clients
+at once, of eight keys, each with a file, a job and a question. pages: 1,000 jobs, listed in pages. upload: 1 GB in
+parts of 64 MB; the server's memory is the peak that Linux counted, less what it had before.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import itertools
-import json
 import os
-import random
 import statistics
 import sys
 import tempfile
-import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import openai
+from endpoint_kills import kill_on_fakes, kill_on_tiny, training_rows
 from endpoint_server import KEY, MODEL, Endpoint, peak_memory, reset_peak
 
 from llmtune.testing.fake_vendor import Phase
 from llmtune.testing.generic_vendor import Fake
-
-#: Steps of an upload in parts and of a job, in their order.
-UPLOAD_ARROWS = ("part-kept", "parts-joined", "upload-completed")
-ARROWS = (
-    "job-checked",
-    "job-recorded",
-    "planned",
-    "after-upload",
-    "submitting",
-    "after-submit",
-    "snapshot-kept",
-    "finalizing",
-    "reported",
-    "settling",
-    "results-written",
-)
-#: The steps at which a server before the local trainer dies.
-TINY_ARROWS = ("job-recorded", "planned", "after-submit", "snapshot-kept", "finalizing", "settling", "results-written")
-OUTSIDE = "outside"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a trial came to: kills, and what was lost and doubled."""
-
-    arrows: tuple[str, ...]
-    kills: int
-    lost: tuple[str, ...] = ()
-    doubled: tuple[str, ...] = ()
 
 
 def main() -> int:
@@ -85,145 +53,6 @@ def main() -> int:
         load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
         print(f"{part}: {'passed' if passed else 'FAILED'} in {time.monotonic() - began:.0f} s{load}\n", flush=True)
     return 1 if failed else 0
-
-
-# --- kills -----------------------------------------------------------------------------------------------------------
-def kill_on_fakes(options: argparse.Namespace) -> bool:
-    """Kill servers before fake vendors; return whether nothing was lost or doubled."""
-    return _kill(options.kills, plan_trials((*UPLOAD_ARROWS, *ARROWS), 3), options.at_once, run_fake_trial)
-
-
-def kill_on_tiny(options: argparse.Namespace) -> bool:
-    """Kill servers before the local trainer."""
-    return _kill(options.tiny, plan_trials(TINY_ARROWS, 4), 1, run_tiny_trial)
-
-
-def plan_trials(arrows: tuple[str, ...], each: int) -> Iterator[tuple[str, ...]]:
-    """Yield what kills the servers of each trial: `each` steps in their order, every third time any moment at last."""
-    generator = random.Random(7)
-    for number in itertools.count():
-        trial = [arrows[index] for index in sorted(generator.sample(range(len(arrows)), each))]
-        if number % 3 == 2:
-            trial[-1] = OUTSIDE
-        yield tuple(trial)
-
-
-def _kill(
-    count: int, trials: Iterator[tuple[str, ...]], at_once: int, run: Callable[[tuple[str, ...], int], Outcome]
-) -> bool:
-    """Run trials until there were so many kills; return whether nothing was lost or doubled."""
-    outcomes: list[Outcome] = []
-    lock = threading.Lock()
-
-    def work() -> None:
-        while True:
-            with lock:
-                if sum(outcome.kills for outcome in outcomes) >= count or sum(bool(one.lost) for one in outcomes) > 5:
-                    return
-                number, trial = len(started), next(trials)
-                started.append(trial)
-            try:
-                outcome = run(trial, number)
-            except Exception as error:  # noqa: BLE001 - a trial that cannot be finished has lost its job
-                traceback.print_exc()
-                outcome = Outcome(trial, 0, lost=(f"{type(error).__name__}: {error}",))
-            with lock:
-                outcomes.append(outcome)
-                kills = sum(outcome.kills for outcome in outcomes)
-            if outcome.lost or outcome.doubled:
-                print(f"FAULT {outcome}", flush=True)
-            if len(outcomes) % 10 == 0:
-                print(f"{kills} of {count} kills", flush=True)
-
-    started: list[tuple[str, ...]] = []
-    threads = [threading.Thread(target=work) for _ in range(at_once)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    kills = sum(outcome.kills for outcome in outcomes)
-    lost, doubled = (sum(len(getattr(outcome, field)) for outcome in outcomes) for field in ("lost", "doubled"))
-    steps = {arrow for trial in started for arrow in trial}
-    print(f"{len(outcomes)} trials, {kills} kills at {len(steps)} steps: {lost} lost, {doubled} doubled")
-    return kills >= count and not lost and not doubled
-
-
-def run_fake_trial(trial: tuple[str, ...], number: int) -> Outcome:
-    """Upload a file in parts and tune on it, with servers that die at these steps."""
-    vendor = Fake(lag=0.1)
-    with vendor, tempfile.TemporaryDirectory(prefix="llmtune-endpoint-") as home:
-        endpoint = Endpoint(
-            Path(home),
-            vendor.url,
-            arrows=[arrow for arrow in trial if arrow != OUTSIDE],
-            LLMTUNE_FAKE_SUBMIT_SAFETY="searchable",
-            LLMTUNE_FAKE_WINDOW="0.3",
-        )
-        try:
-            return _tune(endpoint, trial, random.Random(number), lambda: len(vendor.jobs))
-        finally:
-            endpoint.close()
-
-
-def run_tiny_trial(trial: tuple[str, ...], number: int) -> Outcome:
-    """The same, trained on this machine."""
-    with tempfile.TemporaryDirectory(prefix="llmtune-endpoint-") as home:
-        endpoint = Endpoint(
-            Path(home), "http://127.0.0.1:9", arrows=[arrow for arrow in trial if arrow != OUTSIDE], model="local:tiny"
-        )
-        try:
-            folders = Path(home) / "local"
-            return _tune(endpoint, trial, random.Random(number), lambda: len(list(folders.glob("lt*"))))
-        finally:
-            endpoint.close()
-
-
-def _tune(
-    endpoint: Endpoint, trial: tuple[str, ...], generator: random.Random, count_jobs: Callable[[], int]
-) -> Outcome:
-    content = training_rows(24)
-    half = len(content) // 2
-    upload = endpoint.ask(
-        lambda api, headers: api.uploads.create(
-            bytes=len(content),
-            filename="train.jsonl",
-            purpose="fine-tune",
-            mime_type="text/jsonl",
-            extra_headers=headers,
-        )
-    ).id
-    part_ids = [
-        endpoint.ask(lambda api, headers, piece=piece: api.uploads.parts.create(upload, data=piece)).id
-        for piece in (content[:half], content[half:])
-    ]
-    file = endpoint.ask(lambda api, _: api.uploads.complete(upload, part_ids=part_ids)).file.id
-    job_id = endpoint.ask(
-        lambda api, headers: api.fine_tuning.jobs.create(
-            model=MODEL, training_file=file, hyperparameters={"n_epochs": 1}, extra_headers=headers
-        )
-    ).id
-    if OUTSIDE in trial:
-        time.sleep(generator.uniform(0, 0.5))
-        endpoint.kill()
-        endpoint.ask(lambda api, _: api.models.list())
-    job = endpoint.wait(job_id, 300)
-    files = endpoint.ask(lambda api, _: list(api.files.list()))
-    jobs = endpoint.ask(lambda api, _: list(api.fine_tuning.jobs.list()))
-    stored = endpoint.ask(lambda api, _: api.files.content(file).read())
-    results = [entry.id for entry in files if entry.purpose == "fine-tune-results"]
-    counts = {
-        "file": sum(entry.purpose == "fine-tune" for entry in files),
-        "result": len(results),
-        "job": len(jobs),
-        "job at the backend": count_jobs(),
-    }
-    lost = [name for name, count in counts.items() if count < 1]
-    if job.status != "succeeded" or job.result_files != results:
-        lost.append(f"the result: {job.status}, {job.error}")
-    if stored != content:
-        lost.append("content")
-    doubled = [name for name, count in counts.items() if count > 1]
-    return Outcome(trial, endpoint.kills, tuple(lost), tuple(doubled))
 
 
 # --- many clients, many jobs, a large file ---------------------------------------------------------------------------
@@ -367,15 +196,6 @@ def measure_upload(_: argparse.Namespace) -> bool:
         return done.file is not None and done.file.bytes == size and grown < part // 2
 
 
-def training_rows(count: int, subject: str = "case") -> bytes:
-    """Return chat rows as JSON Lines."""
-    lines = (
-        {"messages": [{"role": "user", "content": f"{subject} {at}"}, {"role": "assistant", "content": "yn"[at % 2]}]}
-        for at in range(count)
-    )
-    return "".join(json.dumps(line) + "\n" for line in lines).encode()
-
-
 def print_times(times: dict[str, list[float]]) -> None:
     """Print how long requests took."""
     print("| request | times | p50 ms | p95 ms | most ms |")
@@ -387,8 +207,8 @@ def print_times(times: dict[str, list[float]]) -> None:
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], bool]] = {
-    "kills": kill_on_fakes,
-    "tiny": kill_on_tiny,
+    "kills": lambda options: kill_on_fakes(options.kills, options.at_once),
+    "tiny": lambda options: kill_on_tiny(options.tiny, options.at_once),
     "clients": measure_clients,
     "pages": measure_pages,
     "upload": measure_upload,

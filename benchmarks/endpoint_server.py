@@ -32,6 +32,7 @@ CONTEXT.set_forkserver_preload(
         "llmtune.planning.plan",
         "llmtune.testing.fake_provider",
         "llmtune.testing.generic_vendor",
+        "endpoint_kills",
         "openai",
         "httpx2",
         "sqlalchemy.dialects.sqlite",
@@ -90,8 +91,8 @@ class Endpoint:
 
     def _start(self) -> None:
         receiver, sender = CONTEXT.Pipe(duplex=False)
-        arrow = self._arrows.pop(0) if self._arrows else ""
-        arguments = (self._environment, arrow, self._models, self._keys, sender)
+        self.arrow = self._arrows.pop(0) if self._arrows else ""
+        arguments = (self._environment, self.arrow, self._models, self._keys, sender)
         self.process: BaseProcess = CONTEXT.Process(target=serve, args=arguments)
         self.process.start()
         sender.close()

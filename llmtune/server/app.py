@@ -99,7 +99,9 @@ def make_app(models: Mapping[str, Served], key: str | None) -> Starlette:
         Route("/v1/decisions", guard(decisions, authorize), methods=["POST"]),
     ]
     unknown = guard_unknown(authorize, hint="; see GET /v1/models")
-    return Starlette(routes=routes, exception_handlers={404: unknown, 405: unknown})
+    app = Starlette(routes=routes, exception_handlers={404: unknown, 405: unknown})
+    app.router.redirect_slashes = False  # a redirect is answered before any key is asked for
+    return app
 
 
 async def answer_chat(request: Request, chat: ChatRequest, queue: BatchQueue) -> Response:

@@ -42,7 +42,7 @@ def guard(handler: Handler, authorize: Authorize | None = None) -> Handler:
         except LlmtuneError as error:
             response = refuse(RequestError.of(error))
         except Exception:
-            log.exception("%s %s failed", request.method, request.url.path)
+            log.exception("%s %r failed", request.method, request.scope["path"])
             response = refuse(RequestError(500, "the server failed; see its log", code="server_error"))
         response.headers["x-request-id"] = f"req_{secrets.token_hex(16)}"
         return response
@@ -57,7 +57,7 @@ def guard_unknown(authorize: Authorize | None, hint: str = "") -> Callable[[Requ
         async def raise_error(request: Request) -> Response:
             status = getattr(error, "status_code", 404)
             raise RequestError(
-                status, f"{request.method} {request.url.path} is not served here{hint}", code="unknown_url"
+                status, f"{request.method} {request.scope['path']} is not served here{hint}", code="unknown_url"
             )
 
         return await guard(raise_error, authorize)(request)

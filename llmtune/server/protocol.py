@@ -13,7 +13,7 @@ from typing import Any
 
 from llmtune.data.findings import Finding
 from llmtune.data.formats.chat import read_messages, read_tools
-from llmtune.errors import InvalidData, LlmtuneError, QuotaExceeded, TransientError, VendorError
+from llmtune.errors import InvalidData, LlmtuneError, QuotaExceeded, StoreUnavailable, TransientError, VendorError
 from llmtune.provider.generation import Generation, GenerationRequest
 from llmtune.redaction.documents import dump_json
 from llmtune.redaction.secrets import scrub, scrub_error
@@ -40,6 +40,10 @@ _SUPPORTED = (
 )
 
 
+#: Most characters of an error's message and of the parameter that it names: both may quote what a client sent.
+_MESSAGE, _PARAM = 4000, 200
+
+
 class RequestError(Exception):
     """A refused request: HTTP status, OpenAI's error object, and the seconds of Retry-After (`wait`).
 
@@ -49,6 +53,7 @@ class RequestError(Exception):
     def __init__(
         self, status: int, message: str, *, param: str | None = None, code: str | None = None, wait: float | None = None
     ) -> None:
+        message = message if len(message) <= _MESSAGE else f"{message[:_MESSAGE]}..."
         super().__init__(message)
         self.status = status
         self.wait = wait
@@ -57,6 +62,7 @@ class RequestError(Exception):
         )
         if code == "insufficient_quota":
             kind = code  # https://platform.openai.com/docs/guides/error-codes (2026-11)
+        param = None if param is None else param[:_PARAM]
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
     @classmethod
@@ -69,6 +75,8 @@ class RequestError(Exception):
             return cls(400, error.message, param="messages")
         if isinstance(error, QuotaExceeded):
             return cls(429, error.message, code="insufficient_quota")
+        if isinstance(error, StoreUnavailable):
+            return cls(503, error.message, code="unavailable", wait=1)
         if isinstance(error, TransientError):
             return cls(503, error.message, code="unavailable", wait=error.retry_after or 1)
         if isinstance(error, VendorError):

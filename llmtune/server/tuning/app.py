@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from llmtune.server.app import answer_chat, read_body
 from llmtune.server.guard import (
@@ -29,6 +29,7 @@ from llmtune.server.tuning.keys import Key, Keys, Right
 from llmtune.server.tuning.models import Models
 from llmtune.server.tuning.query import API_VERSION, paginate, read_attempt, read_choice, read_query
 from llmtune.server.tuning.quotas import RateLimiter
+from llmtune.server.tuning.receive import disk_errors
 from llmtune.server.tuning.uploads import Uploads
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ _ACTIONS = {"tune": "upload, start, stop or delete anything", "ask": "ask models
 #: the API in the path or in each query.
 _VERSIONED = "/openai"
 _PREFIXES = ("/v1", f"{_VERSIONED}/v1", _VERSIONED)
+#: Bytes of a file that are read at once while it is sent.
+_BLOCK = 1 << 18
 _VERSION = re.compile(r"\d{4}-\d{2}-\d{2}(-preview)?|preview|latest|v1")
 Handler = Callable[["Request"], Awaitable["Response"]]
 
@@ -89,6 +92,7 @@ def make_tuning_app(endpoint: Endpoint) -> Starlette:
         request.state.key = key
 
     def route(path: str, handler: Handler, methods: str, *rights: Right) -> list[Route]:
+        handler = _report_full_disk(handler)
         guarded = guard(handler, lambda request: authorize(request, *rights))
         with_version = guard(_require_version(handler), lambda request: authorize(request, *rights))
         return [
@@ -128,10 +132,12 @@ def make_tuning_app(endpoint: Endpoint) -> Starlette:
         route("/deployments/{model:path}/chat/completions", models.complete, "POST", "ask")[1:],
     ]
     unknown = guard_unknown(authorize)
-    return Starlette(
+    app = Starlette(
         routes=[Route("/health", guard(health)), *(served for paths in routes for served in paths)],
         exception_handlers={404: unknown, 405: unknown},
     )
+    app.router.redirect_slashes = False  # a redirect is answered before any key is asked for
+    return app
 
 
 def _key(request: Request) -> Key:
@@ -164,20 +170,28 @@ class _FileRoutes:
         return json_response(file_object(self._files.find(request.path_params["file"], _key(request))))
 
     async def content(self, request: Request) -> Response:
-        from starlette.responses import FileResponse, Response
+        from starlette.responses import Response, StreamingResponse
 
-        record = self._files.find(request.path_params["file"], _key(request))
-        path = self._files.state.path(record)
+        # Opened before the answer begins: the file may be deleted while it is sent.
+        record, content = await asyncio.to_thread(self._files.open, request.path_params["file"], _key(request))
         if record.purpose == "fine-tune-results" and "text/csv" not in request.headers.get("accept", ""):
             # As in OpenAI's API: the CSV in base64. A client that accepts text/csv gets it plain.
-            content = await asyncio.to_thread(path.read_bytes)
-            return Response(base64.b64encode(content), media_type="application/binary")
-        return FileResponse(path, media_type="application/binary")
+            with content:
+                text = base64.b64encode(await asyncio.to_thread(content.read))
+            return Response(text, media_type="application/binary")
+        headers = {"content-length": str(record.bytes)}
+        return StreamingResponse(_read_blocks(content), media_type="application/binary", headers=headers)
 
     async def delete(self, request: Request) -> Response:
         file_id = request.path_params["file"]
         await asyncio.to_thread(self._files.delete, file_id, _key(request))
         return json_response({"id": file_id, "object": "file", "deleted": True})
+
+
+def _read_blocks(content: BinaryIO) -> Iterator[bytes]:
+    with content:
+        while block := content.read(_BLOCK):
+            yield block
 
 
 class _UploadRoutes:
@@ -300,9 +314,20 @@ class _ModelRoutes:
 
 def _make_refusal(reason: str) -> Handler:
     async def refuse_request(request: Request) -> Response:
-        raise RequestError(400, f"{request.method} {request.url.path}: {reason}", code="unsupported_endpoint")
+        path = request.scope["path"]
+        raise RequestError(400, f"{request.method} {path}: {reason}", code="unsupported_endpoint")
 
     return refuse_request
+
+
+def _report_full_disk(handler: Handler) -> Handler:
+    """Wrap a handler: a full disk is no fault of the request, and its client is told so."""
+
+    async def with_disk_errors(request: Request) -> Response:
+        with disk_errors():
+            return await handler(request)
+
+    return with_disk_errors
 
 
 def _require_version(handler: Handler) -> Handler:

@@ -6,15 +6,17 @@ import asyncio
 import json
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from llmtune.server.protocol import RequestError
 from llmtune.server.tuning.audit import AuditLog
-from llmtune.server.tuning.keys import Key
+from llmtune.server.tuning.keys import Key, Keys, refuse_keys
+from llmtune.server.tuning.query import check_same_request
 from llmtune.server.tuning.quotas import storage_full
-from llmtune.server.tuning.receive import ReceivedFile, receive_form
+from llmtune.server.tuning.receive import MAX_PARALLEL, ReceivedFile, receive_form
 from llmtune.server.tuning.state import Attempt, FileRecord, TuningState, digest_of, new_id
 
 if TYPE_CHECKING:
@@ -31,35 +33,52 @@ _FIELDS = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
 class Files:
     """The files of all owners; each sees its own only. `remaining` gives the bytes that an owner may still store."""
 
-    def __init__(self, state: TuningState, audit: AuditLog, remaining: Callable[[Key], int | None]) -> None:
+    def __init__(self, state: TuningState, keys: Keys, audit: AuditLog, remaining: Callable[[Key], int | None]) -> None:
         self.state = state
-        self._audit, self._remaining = audit, remaining
+        self._keys, self._audit, self._remaining = keys, audit, remaining
+        self._receiving: Counter[str] = Counter()
 
     async def receive(self, request: Request, key: Key, attempt: Attempt) -> FileRecord:
         """Read an upload to its end and store the file for the key's owner.
 
         Raises:
-            RequestError: the body is none, the file is too large, cannot be trained on, or has no space left.
+            RequestError: the body is none, the file is too large, cannot be trained on, or has no space left, or too
+                many files of an owner whose storage is limited are under way: each may fill what is left of it.
         """
+        if key.max_stored_gb is not None and self._receiving[key.owner] >= MAX_PARALLEL:
+            raise RequestError(
+                429, f"{MAX_PARALLEL} files are under way already: try again", code="rate_limit_exceeded", wait=1
+            )
         limit, remaining = MAX_FILE_BYTES, self._remaining(key)
         error = RequestError(413, f"a file may have at most {limit >> 20} MB", param="file", code="request_too_large")
         if remaining is not None and remaining < limit:
             limit, error = remaining, storage_full(key)
         path = self.state.content / f".upload-{secrets.token_hex(8)}.tmp"
         received = ReceivedFile(path, "file", _FIELDS, limit=limit, too_large=error)
+        self._receiving[key.owner] += 1
         try:
             await receive_form(request, received)
             expires = await asyncio.to_thread(_check, received)
+            refuse_keys(self._keys, received.filename or "", "file")
             return await asyncio.to_thread(self._store, received, key, expires, attempt)
         finally:
+            self._receiving[key.owner] -= 1
             received.close()
 
     def find(self, file_id: str, key: Key) -> FileRecord:
         """Return the owner's file of that id. Raises `RequestError` (404)."""
         record = self.state.file(file_id, key.owner)
         if record is None:
-            raise RequestError(404, f"No such File object: {file_id}", param="id", code="not_found")
+            raise _missing(file_id)
         return record
+
+    def open(self, file_id: str, key: Key) -> tuple[FileRecord, BinaryIO]:
+        """Return the owner's file of that id, and its content to read. Raises `RequestError` (404)."""
+        record = self.find(file_id, key)
+        try:
+            return record, self.state.path(record).open("rb")
+        except FileNotFoundError:  # deleted this moment
+            raise _missing(file_id) from None
 
     def delete(self, file_id: str, key: Key) -> None:
         """Delete the owner's file of that id. Raises `RequestError` (404)."""
@@ -74,6 +93,7 @@ class Files:
                 self.state.files(key.owner), digest=digest, retry=attempt.retry, key=attempt.idempotency_key
             )
             if earlier is not None:
+                check_same_request(earlier, digest, "file")
                 earlier = earlier.model_copy(update={"retries": max(earlier.retries, attempt.retry)})
                 self.state.update_file(earlier)
                 return earlier
@@ -95,6 +115,10 @@ class Files:
             )
             self._audit.record(key, "file.create", id=record.id, bytes=record.bytes, sha256=record.sha256)
             return self.state.add_file(received.path, record)
+
+
+def _missing(file_id: str) -> RequestError:
+    return RequestError(404, f"No such File object: {file_id}", param="id", code="not_found")
 
 
 def _check(received: ReceivedFile) -> float | None:

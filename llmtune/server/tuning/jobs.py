@@ -25,8 +25,9 @@ from llmtune.runs.store.store import Store
 from llmtune.server.protocol import RequestError
 from llmtune.server.tuning.audit import AuditLog
 from llmtune.server.tuning.follower import Follower
-from llmtune.server.tuning.keys import Key, Keys
+from llmtune.server.tuning.keys import Key, Keys, refuse_keys
 from llmtune.server.tuning.models import Models, Target, tuned_name
+from llmtune.server.tuning.query import check_same_request
 from llmtune.server.tuning.quotas import Budgets, check_queue
 from llmtune.server.tuning.state import JOB_PREFIX, Attempt, FileRecord, JobRecord, TuningState, digest_of
 from llmtune.server.tuning.translate import (
@@ -88,11 +89,7 @@ class Jobs:
                 the key's owner has too many unfinished jobs or no budget left.
         """
         request = parse_create_request(body)
-        name = self._keys.find_in(json.dumps(body, ensure_ascii=False))
-        if name is not None:  # before anything of it is written down
-            raise RequestError(
-                400, f"the request holds the key '{name}': a job is no place for it", code="invalid_value"
-            )
+        refuse_keys(self._keys, json.dumps(body, ensure_ascii=False))  # before anything of it is written down
         digest = digest_of(asdict(request))
         earlier = self._find_earlier(digest, key, attempt)
         if earlier is not None:
@@ -103,7 +100,8 @@ class Jobs:
             earlier = self._find_earlier(digest, key, attempt)  # it may have been created while this one was checked
             if earlier is not None:
                 return self.describe(earlier)
-            check_queue(key, self._count_unfinished(key.owner))
+            if key.max_unfinished_jobs is not None:  # to count them takes a look at each
+                check_queue(key, self._count_unfinished(key.owner))
             self._budgets.check_not_spent(key)
             failpoint("job-checked")
             self._audit.record(key, "job.create", id=job.id, model=job.model, target=job.target)
@@ -119,8 +117,7 @@ class Jobs:
         )
         if earlier is None:
             return None
-        if earlier.digest != digest:
-            raise RequestError(409, "that Idempotency-Key was used for another job", code="idempotency_error")
+        check_same_request(earlier, digest, "job")
         return self._state.change_job(earlier.id, retries=max(earlier.retries, attempt.retry))
 
     def _count_unfinished(self, owner: str) -> int:
@@ -181,16 +178,14 @@ class Jobs:
                 )
         status = self.describe(job)["status"]
         if run is None or status != required:
-            raise RequestError(
-                400,
-                f"only a job that is {required} can be {verb}d: this one is {status}",
-                param="fine_tuning_job_id",
-                code="invalid_job_state",
-            )
+            raise _wrong_state(verb, required, status)
         self._audit.record(key, f"job.{verb}", id=job_id)
         try:
             action(self._store, run.id, run.provider)
         except LlmtuneError as error:
+            status = self.describe(self.find(job_id, key))["status"]
+            if status != required:  # it has ended, say, since it was looked at
+                raise _wrong_state(verb, required, status) from error
             raise RequestError.of(error) from error
         return self.describe(self.find(job_id, key))
 
@@ -301,6 +296,15 @@ class Jobs:
             check_can_run(unread, self._options, listed=backend.name)
         except LlmtuneError as error:
             raise to_request_error(error) from error
+
+
+def _wrong_state(verb: str, required: str, status: str) -> RequestError:
+    return RequestError(
+        400,
+        f"only a job that is {required} can be {verb}d: this one is {status}",
+        param="fine_tuning_job_id",
+        code="invalid_job_state",
+    )
 
 
 def _status(job: JobRecord, record: RunRecord | None) -> str:

@@ -34,6 +34,8 @@ from llmtune._safety.private_files import open_private
 from llmtune.errors import InvalidJob, InvalidSettings, LlmtuneError, StoreError, UnknownName
 from llmtune.job.base import explain_error
 from llmtune.job.files import read_mapping
+from llmtune.redaction.secrets import known_secrets
+from llmtune.server.protocol import RequestError
 
 log = logging.getLogger("llmtune")
 
@@ -167,6 +169,20 @@ class KeyFile:
                 except LlmtuneError as error:
                     log.warning("the keys stay as they were: %s", error.message)
             return self._keys
+
+
+def refuse_keys(keys: Keys, text: str, param: str | None = None) -> None:
+    """Refuse a text that is written down and listed, and holds a key of this endpoint or a secret of its environment.
+
+    Raises:
+        RequestError: 400; it names the key, or where the secret comes from, and not its value.
+    """
+    name, source = keys.find_in(text), known_secrets().find_source(text)
+    if name is not None or source is not None:
+        secret = f"the key '{name}'" if name is not None else f"the secret in {source}"
+        raise RequestError(
+            400, f"it holds {secret}: take it out, as this is stored and listed", param=param, code="invalid_value"
+        )
 
 
 def hash_key(key: str) -> str:

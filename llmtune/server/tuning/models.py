@@ -135,7 +135,7 @@ class Models:
             yield self.find(name, owner)
         for job in self._state.jobs(owner):
             if self._tuned(job) is not None:
-                yield self.find(job.tuned_name, owner)
+                yield Resolved(job.tuned_name, Target("run", job.run_id), job.ended or job.created, job)
 
     def find(self, name: str, owner: str) -> Resolved:
         """Return the model of that name, if the owner may ask it. Raises `RequestError` (404)."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmtune.server.protocol import RequestError
-from llmtune.server.tuning.state import Attempt
+from llmtune.server.tuning.state import Attempt, FileRecord, JobRecord, UploadRecord
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -19,16 +20,23 @@ API_VERSION = "api-version"
 
 
 def read_attempt(request: Request) -> Attempt:
-    """Return which attempt of its request this is."""
+    """Return which attempt of its request this is. An idempotency key is hashed: it may hold anything."""
     count = request.headers.get("x-stainless-retry-count", "0")
     retry = int(count) if count.isdecimal() and count.isascii() and len(count) < 4 else 0
-    return Attempt(retry, request.headers.get("idempotency-key") or None)
+    key = request.headers.get("idempotency-key")
+    return Attempt(retry, hashlib.sha256(key.encode()).hexdigest() if key else None)
+
+
+def check_same_request(earlier: FileRecord | UploadRecord | JobRecord, digest: str, noun: str) -> None:
+    """Refuse a request whose idempotency key created something else before. Raises `RequestError` (409)."""
+    if earlier.digest != digest:
+        raise RequestError(409, f"that Idempotency-Key was used for another {noun}", code="idempotency_error")
 
 
 def read_query(request: Request, *names: str, prefixes: tuple[str, ...] = ()) -> dict[str, str]:
     """Return the query parameters. Raises `RequestError` for one that is not supported."""
     query = dict(request.query_params)
-    if not request.url.path.startswith("/v1/"):
+    if not request.scope["path"].startswith("/v1/"):
         query.pop(API_VERSION, None)
     for name in query:
         if name not in names and not (name.startswith(prefixes) and name.endswith("]")):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Seconds within which a body with a file must arrive.
 UPLOAD_SECONDS = 600.0
+#: Files of one owner, and parts of one upload, that may be under way at the same time.
+MAX_PARALLEL = 16
 _FIELD_BYTES = 4096
 
 
@@ -63,7 +65,7 @@ class ReceivedFile:
         if part.name in self.fields or (part.name == self._field and self.filename is not None):
             raise RequestError(400, f"{part.name} is sent twice", param=part.name, code="invalid_value")
         if part.name == self._field:
-            self.filename = Path(part.filename or "file.jsonl").name
+            self.filename = Path(part.filename or "").name or "file.jsonl"
         else:
             self.fields[part.name] = b""
 
@@ -100,21 +102,20 @@ class ReceivedFile:
 async def receive_form(request: Request, received: ReceivedFile) -> None:
     """Read a multipart body to its end, and flush its file to disk. Raises `RequestError`."""
     reader = MultipartReader(request.headers.get("content-type", ""))
-    with disk_errors():
-        try:
-            async with asyncio.timeout(UPLOAD_SECONDS):
-                field = ""
-                async for data in _stream(request):
-                    for part in reader.feed(data):
-                        if isinstance(part, PartStart):
-                            field = part.name
-                            received.start(part)
-                        else:
-                            received.write(field, part.data)
-                reader.close()
-        except TimeoutError:
-            raise RequestError(408, f"the file did not arrive within {UPLOAD_SECONDS:.0f} seconds") from None
-        await asyncio.to_thread(received.flush)
+    try:
+        async with asyncio.timeout(UPLOAD_SECONDS):
+            field = ""
+            async for data in _stream(request):
+                for part in reader.feed(data):
+                    if isinstance(part, PartStart):
+                        field = part.name
+                        received.start(part)
+                    else:
+                        received.write(field, part.data)
+            reader.close()
+    except TimeoutError:
+        raise RequestError(408, f"the file did not arrive within {UPLOAD_SECONDS:.0f} seconds") from None
+    await asyncio.to_thread(received.flush)
 
 
 @contextmanager

@@ -86,12 +86,12 @@ class TuningServer(HttpServer):
             follower = Follower(state, store, options, accepted, budgets)
             self._stack.callback(follower.close)
             self.names = model_map.names
-            uploads = Uploads(state, audit)
+            uploads = Uploads(state, accepted, audit)
             endpoint = Endpoint(
                 keys=accepted,
                 limiter=RateLimiter(),
                 audit=audit,
-                files=Files(state, audit, uploads.remaining_bytes),
+                files=Files(state, accepted, audit, uploads.remaining_bytes),
                 uploads=uploads,
                 models=catalog,
                 jobs=Jobs(JobServices(state, store, catalog, follower, options, accepted, budgets, audit)),

@@ -56,7 +56,7 @@ class _Record(BaseModel):
     """Number of retries that were answered with it."""
 
     idempotency_key: str | None = None
-    """The client's idempotency key of that request, if it sent one."""
+    """Hash of the client's idempotency key of that request, if it sent one."""
 
 
 class FileRecord(_Record):
@@ -136,7 +136,7 @@ JOB_PREFIX = "ftjob-"
 
 
 class Attempt(NamedTuple):
-    """Which attempt of a request this is: the number of the client's retry (0 at first), and its idempotency key."""
+    """Which attempt of a request this is: the client's retry (0 at first), and the hash of its idempotency key."""
 
     retry: int = 0
     idempotency_key: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -68,8 +69,8 @@ def parse_create_request(body: Mapping[str, Any]) -> CreateJob:
     if seed is not None and not (_is_integer(seed) and 0 <= seed <= 2**31 - 1):
         raise _invalid("seed", "a whole number from 0 to 2147483647")
     suffix = body.get("suffix")
-    if suffix is not None and not (isinstance(suffix, str) and 1 <= len(suffix) <= 64):
-        raise _invalid("suffix", "a text of 1 to 64 characters")
+    if suffix is not None and not (isinstance(suffix, str) and 1 <= len(suffix) <= 64 and "\0" not in suffix):
+        raise _invalid("suffix", "a text of 1 to 64 characters, none of them NUL")
     return CreateJob(
         model=_read_text(body, "model"),
         training_file=_read_text(body, "training_file"),
@@ -91,8 +92,9 @@ def read_metadata(value: Any) -> dict[str, str] | None:
         or len(value) > 16
         or not all(isinstance(key, str) and 1 <= len(key) <= 64 for key in value)
         or not all(isinstance(text, str) and len(text) <= 512 for text in value.values())
+        or any("\0" in text for pair in value.items() for text in pair)
     ):
-        raise _invalid("metadata", "up to 16 texts of at most 512 characters, with names of at most 64")
+        raise _invalid("metadata", "up to 16 texts of at most 512 characters, with names of at most 64, without NUL")
     return dict(value)
 
 
@@ -111,7 +113,7 @@ def _read_method(body: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             param="method.type",
             code="unsupported_value",
         )
-    if type_name not in _METHODS:
+    if not isinstance(type_name, str) or type_name not in _METHODS:
         raise _invalid("method.type", " or ".join(map(repr, _METHODS)))
     for name in method:
         if name not in ("type", type_name):
@@ -150,9 +152,10 @@ def _read_hyperparameters(values: Any, method: str, path: str) -> dict[str, Any]
             numeric = (
                 _is_integer(value) if kind is int else isinstance(value, (int, float)) and not isinstance(value, bool)
             )
+            high = min(high, sys.float_info.max)  # JSON may write larger numbers, even as whole ones
             if not numeric or not (low <= value if kind is int else low < value) or value > high:
                 number = f"a whole number from {low:g} to {high:g}" if kind is int else f"a number above {low:g}"
-                limit = f" and up to {high:g}" if kind is float and high < math.inf else ""
+                limit = f" and up to {high:g}" if kind is float and high < sys.float_info.max else ""
                 raise _invalid(f"{path}.{name}", f"'auto' or {number}{limit}")
         read[name] = value
     return read

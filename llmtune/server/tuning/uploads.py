@@ -26,9 +26,10 @@ from llmtune.runs.failpoints import failpoint
 from llmtune.server.protocol import RequestError
 from llmtune.server.tuning.audit import AuditLog
 from llmtune.server.tuning.files import PURPOSE, check_purpose, check_rows, file_object, read_expiry
-from llmtune.server.tuning.keys import GIGABYTE, Key
+from llmtune.server.tuning.keys import GIGABYTE, Key, Keys, refuse_keys
+from llmtune.server.tuning.query import check_same_request
 from llmtune.server.tuning.quotas import storage_full
-from llmtune.server.tuning.receive import ReceivedFile, disk_errors, receive_form
+from llmtune.server.tuning.receive import MAX_PARALLEL, ReceivedFile, receive_form
 from llmtune.server.tuning.state import (
     Attempt,
     FileRecord,
@@ -49,8 +50,8 @@ if TYPE_CHECKING:
 MAX_PART_BYTES, MAX_UPLOAD_BYTES = 64 << 20, 8 << 30
 #: Seconds from its creation within which an upload must be completed, and for which it is remembered afterwards.
 UPLOAD_LIFETIME, REMEMBERED = 3600.0, 86400.0
-#: Uploads of one owner that may be pending, and parts of one upload that may be under way at the same time.
-MAX_PENDING, MAX_PARALLEL = 20, 16
+#: Uploads of one owner that may be pending.
+MAX_PENDING = 20
 #: Parts that an upload may have: one for every byte is no upload.
 MAX_PARTS = 10000
 _BLOCK = 1 << 20
@@ -70,8 +71,8 @@ class _Announced:
 class Uploads:
     """The uploads in parts, of all owners; each sees its own only."""
 
-    def __init__(self, state: TuningState, audit: AuditLog) -> None:
-        self._state, self._audit = state, audit
+    def __init__(self, state: TuningState, keys: Keys, audit: AuditLog) -> None:
+        self._state, self._keys, self._audit = state, keys, audit
         self._lock = threading.RLock()
         self._completing: dict[str, threading.Lock] = {}
         self._receiving: Counter[str] = Counter()
@@ -95,6 +96,7 @@ class Uploads:
     def create(self, body: Mapping[str, Any], key: Key, attempt: Attempt) -> dict[str, Any]:
         """Announce an upload. Raises `RequestError`: a field is wrong, or no space, or too many uploads."""
         announced = _read_create(body)
+        refuse_keys(self._keys, announced.filename, "filename")
         digest = digest_of([announced.bytes, announced.filename, announced.expires])
         with self._state.creating(key.owner):
             self.remove_expired()
@@ -103,6 +105,7 @@ class Uploads:
                 newest_first(records), digest=digest, retry=attempt.retry, key=attempt.idempotency_key
             )
             if earlier is not None:
+                check_same_request(earlier, digest, "upload")
                 return self._describe(self._save(earlier, retries=max(earlier.retries, attempt.retry)))
             if sum(self._pending(record) for record in records) >= MAX_PENDING:
                 raise RequestError(
@@ -160,7 +163,7 @@ class Uploads:
         with self._lock:
             record = self._find(upload_id, key.owner)
             completing = self._completing.setdefault(upload_id, threading.Lock())
-        with completing, disk_errors():
+        with completing:
             record = self._find(upload_id, key.owner)
             if record.status == "completed" and record.part_ids == part_ids:
                 return self._describe(record)
@@ -170,6 +173,13 @@ class Uploads:
             file = self._state.file(file_id, key.owner)
             if file is None:
                 file = self._join(record, part_ids, md5, file_id, key)
+            elif file.digest != digest_of(part_ids):
+                raise RequestError(
+                    400,
+                    "other parts were joined to the file of this upload already",
+                    param="part_ids",
+                    code="invalid_value",
+                )
             failpoint("parts-joined")
             record = self._save(record, status="completed", part_ids=part_ids, file=file)
             failpoint("upload-completed")
@@ -260,6 +270,7 @@ class Uploads:
                 id=file_id,
                 created=now,
                 owner=record.owner,
+                digest=digest_of(part_ids),
                 sha256=sha256,
                 bytes=size,
                 filename=record.filename,

@@ -16,18 +16,24 @@ from tests.llmtune.server.tuning.conftest import BASE, KEY, rows
 #: Asked before the tests' own home takes the variable away.
 REGISTRY = os.environ.get("LLMTUNE_TEST_REGISTRY")
 
-#: What the engine imports. The package itself is installed without what it requires: that is torch, which it does not.
-REQUIRED = (
-    "llama-index-llms-azure-openai",
-    "llama-index-llms-mistralai<0.8",
-    "llama-index-postprocessor-cohere-rerank",
-    "mistralai<2",
-)
+#: What the engine imports. Its package is installed without what it requires: that is torch, which the engine does not.
+REQUIRED = ("llama-index-llms-openai", "llama-index-postprocessor-cohere-rerank")
 
 SCRIPT = """
+import importlib.machinery
+import sys
 import time
+import types
 
-from llama_index.finetuning import OpenAIFinetuneEngine
+import llama_index.core
+
+# The package is entered beside its __init__, which imports the engines for embeddings, and torch with them.
+package = types.ModuleType("llama_index.finetuning")
+spec = importlib.machinery.PathFinder.find_spec(package.__name__, sys.modules["llama_index"].__path__)
+package.__path__ = spec.submodule_search_locations
+sys.modules[package.__name__] = package
+
+from llama_index.finetuning.openai.base import OpenAIFinetuneEngine
 
 engine = OpenAIFinetuneEngine("MODEL", "train.jsonl", validate_json=False)
 engine.finetune()
@@ -50,14 +56,16 @@ def test_llamaindexs_engine_tunes_through_the_endpoint(server: TuningServer, ven
     python = str(environment_folder / "bin" / "python")
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     for packages in (("--no-deps", "llama-index-finetuning"), REQUIRED):
-        command = [python, "-m", "pip", "install", "-q", *packages]
+        command = [python, "-m", "pip", "install", "-q", "--no-compile", *packages]
         installed = subprocess.run(command, capture_output=True, text=True, env=clean)
         if installed.returncode:
             pytest.skip(f"no index here: {installed.stderr[-300:]}")
     (tmp_path / "train.jsonl").write_bytes(rows())
     script = tmp_path / "tune.py"
     script.write_text(SCRIPT.replace("MODEL", BASE))
-    environment = clean | {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": KEY, "HOME": str(tmp_path)}
+    # The engine's client reads the first address, LlamaIndex' model the second.
+    addresses = {"OPENAI_BASE_URL": server.url, "OPENAI_API_BASE": server.url}
+    environment = clean | addresses | {"OPENAI_API_KEY": KEY, "HOME": str(tmp_path)}
     done = subprocess.run([python, str(script)], capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     assert "status: succeeded" in done.stdout

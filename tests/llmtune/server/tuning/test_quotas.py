@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +190,22 @@ def test_stored_bytes_are_limited_files_and_uploads_together(small: tuple[Any, A
         upload(api, content)
     api.uploads.cancel(pending.id)
     upload(api, content)
+
+
+def test_two_keys_of_an_owner_that_ask_at_once_do_not_both_take_the_rest(priced: Fake, path: Path) -> None:
+    keys = [add_key(path, "ana", budget=1e-9), add_key(path, "ana-2", owner="ana")]
+    with serve(path) as server, client(server, keys[0]) as first, client(server, keys[1]) as second:
+        file = upload(first).id
+        cost = cost_of_one_job(wait(first, create(first, file).id).error.message)
+        path.write_text(path.read_text().replace("budget: 1e-09", f"budget: {1.5 * cost:.2f}"))
+        barrier = threading.Barrier(2)
+
+        def start(api: Any) -> Any:
+            barrier.wait(30)
+            return wait(api, create(api, file).id)
+
+        with ThreadPoolExecutor(2) as pool:
+            ended = list(pool.map(start, (first, second)))
+    assert sorted(job.status for job in ended) == ["failed", "succeeded"]
+    assert next(job.error.code for job in ended if job.status == "failed") == "over_budget"
+    assert len(priced.jobs) == 1
