@@ -1,13 +1,16 @@
-"""`verify`: whether a server answers as a run's model does on held-out rows; the result goes into the run's report."""
+"""Whether a server, or an export, answers as a run's model does on held-out rows; the result is in the run's report."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmtune.errors import InvalidData, InvalidJob, LlmtuneError, NotJudged
-from llmtune.provider.abilities import Exporting, RendersPrompts
+from llmtune.provider.abilities import Exporting, ExportsForServers, RendersPrompts, ServedExport
 from llmtune.provider.generation import AnswerScorer, Generation, GenerationRequest, Generator, Unavailable
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import ModelRef
@@ -17,10 +20,17 @@ from llmtune.runs.store.records import RunRecord
 from llmtune.runs.tuned_model import no_model_error
 
 if TYPE_CHECKING:
+    from llmtune.provider.abilities import ExportFormat, Precision
     from llmtune.runs.run import Run
-    from llmtune.verifications.endpoint import Endpoint
+    from llmtune.verifications.endpoint import Endpoint, Server
     from llmtune.verifications.results import Verification
     from llmtune.verifications.verify import Reference
+
+#: Seconds that each side may answer rows for in the verification of an export; rows that neither reached are left out.
+EXPORT_SECONDS = 300.0
+
+#: Seconds that one answer of an export may take: it is asked several questions at the same time, and gives one by one.
+EXPORT_ANSWER_SECONDS = 600.0
 
 Say = Callable[[str], None]
 
@@ -85,6 +95,66 @@ def verify(
     return result
 
 
+def verify_export(
+    run: Run, folder: Path, format: ExportFormat, *, precision: Precision | None, rows: int, say: Say
+) -> Verification:
+    """Verify that an exported model answers as the run's own does, and put the result into the run's report.
+
+    Args:
+        run: the run that was exported.
+        folder: where its export is.
+        format: the form of the export.
+        precision: that of GGUF files; None for other forms.
+        rows: held-out rows that are asked, at most. >= 1.
+        say: receives progress messages.
+
+    Raises:
+        NotJudged: nothing on this machine serves the export, or it answers no questions.
+        InvalidJob: the run's model answers no conversations.
+        InvalidData: there are no held-out rows.
+        LlmtuneError: the server breaks off.
+    """
+    from llmtune.verifications.results import VerifiedExport
+    from llmtune.verifications.verify import verify_endpoint
+
+    model, provider = run.model_ref, run.provider
+    assert model is not None
+    assert isinstance(provider, ExportsForServers)
+    check_asked(run)
+    serve = provider.serve_export(model, folder)
+    if isinstance(serve, Unavailable):
+        hint = f"llmtune verify ADDRESS --run {run.id} asks the server that has it"
+        raise NotJudged(serve.reason, hint=hint)
+    say(f"verifying it: up to {rows} held-out rows are asked of the tuned model, and of the export")
+    with open_reference(run, rows, say, seconds=EXPORT_SECONDS) as reference, serve(_count_tokens(reference)) as served:
+        result = verify_endpoint(_open_server(served), reference, seconds=EXPORT_SECONDS)
+    export = VerifiedExport(format=format, precision=precision, folder=str(folder.absolute()), program=served.program)
+    result = result.model_copy(update={"endpoint": export.folder, "model": "", "export": export})
+    verifications.keep_export(run._store, run.id, result, export)
+    evaluation.write_report(run._store, run.record, provider)
+    return result
+
+
+def _open_server(served: ServedExport) -> Server:
+    from llmtune.verifications.endpoint import Endpoint
+    from llmtune.verifications.generator_server import GeneratorServer
+
+    if served.address is not None:
+        return Endpoint(served.address, model="tuned", key=served.key, timeout=EXPORT_ANSWER_SECONDS)
+    assert served.generator is not None
+    return GeneratorServer(served.program, served.generator, served.prompt_tokens)
+
+
+def _count_tokens(reference: Reference) -> int:
+    """Return how many tokens the longest row has, with the longest answer that it may get."""
+    if (renderer := reference.renderer) is None:
+        raise NotJudged("the template of the tuned model is not at hand")
+    return max(
+        len(renderer.render(request.messages, request.tools).tokens) + (request.max_tokens or 0)
+        for request in reference.requests
+    )
+
+
 def choose_model(server: Endpoint, run: Run) -> str:
     """Choose the model that a server is asked for. Raises `NotJudged`, with what to start, where nothing answers."""
     try:
@@ -108,9 +178,20 @@ def _suggest_server(run: Run) -> str:
 
 
 # --- the model that was measured -------------------------------------------------------------------------------------
+def check_asked(run: Run) -> None:
+    """Raise `InvalidJob` where the model of a run is not asked by conversations."""
+    if run.record.tuning_job.method == "classification":
+        raise InvalidJob(
+            f"run {run.id} tuned a classifier, which answers no conversations", hint="verify asks chat completions"
+        )
+
+
 @contextmanager
-def open_reference(run: Run, rows: int, say: Say) -> Iterator[Reference]:
-    """Open the model of a run as the reference of a verification, with its greedy answers to so many held-out rows."""
+def open_reference(run: Run, rows: int, say: Say, *, seconds: float = math.inf) -> Iterator[Reference]:
+    """Open the model of a run as the reference of a verification, with its greedy answers to so many held-out rows.
+
+    Rows that it has not answered in `seconds` are left out.
+    """
     from llmtune.evaluation.sampling import build_requests, subsample, token_limit
     from llmtune.verifications.verify import Reference
 
@@ -120,10 +201,7 @@ def open_reference(run: Run, rows: int, say: Say) -> Iterator[Reference]:
     if model is None:
         raise no_model_error(record)
     job = record.tuning_job
-    if job.method == "classification":
-        raise InvalidJob(
-            f"run {run.id} tuned a classifier, which answers no conversations", hint="verify asks chat completions"
-        )
+    check_asked(run)
     dataset = evaluation.load_same_dataset(record)
     if not dataset.test:
         raise InvalidData("the job has no held-out rows to ask", hint="give dataset.test, or a split with a test share")
@@ -135,7 +213,7 @@ def open_reference(run: Run, rows: int, say: Say) -> Iterator[Reference]:
     requests = build_requests(chosen, spec, max_tokens=limit, seed=job.seed or 0)
     with ExitStack() as stack:
         model_answers = _ModelAnswers(record, provider, model, stack, say)
-        answers = model_answers.tuned(requests)
+        answers = model_answers.tuned(requests, seconds)
         pairs = [
             (row, request, answer) for row, request, answer in zip(chosen, requests, answers, strict=True) if answer
         ]
@@ -173,9 +251,16 @@ class _ModelAnswers:
             "the answers of the evaluation" if provider.hosted else "the run's own model, asked on this machine"
         )
 
-    def tuned(self, requests: Sequence[GenerationRequest]) -> list[Generation | None]:
-        """Return the tuned model's answers; None where a vendor's model was not asked."""
-        return self._answer(self._model, requests)
+    def tuned(self, requests: Sequence[GenerationRequest], seconds: float) -> list[Generation | None]:
+        """Return the tuned model's answers; None where a vendor's model was not asked, and behind so many `seconds`."""
+        from llmtune.verifications.verify import TIMED_ROWS
+
+        deadline = time.monotonic() + seconds
+        step = len(requests) if math.isinf(seconds) else TIMED_ROWS
+        answers: list[Generation | None] = []
+        while len(answers) < len(requests) and (not answers or time.monotonic() < deadline):
+            answers += self._answer(self._model, requests[len(answers) : len(answers) + step])
+        return answers + [None] * (len(requests) - len(answers))
 
     def base(self, requests: Sequence[GenerationRequest]) -> list[Generation | None]:
         """Return the base model's answers; None where there are none."""
