@@ -378,7 +378,9 @@ class Run(Rendered):
         say = on_progress or (lambda _: None)
         notes = weight_export.export(self.provider, ref, format, folder, precision=precision)
         say(f"wrote {folder}")
-        result = weight_export.check(self, folder, format, precision=precision, rows=check_rows, say=say)
+        result = weight_export.check(
+            self._store, record, self.provider, folder, format, precision=precision, rows=check_rows, say=say
+        )
         return (*notes, *result)
 
     def find_import(self, provider: Provider) -> WeightImport | None:

@@ -1,4 +1,4 @@
-"""A run's tuned model as files: written by its provider, and compared with the tuned model where it can be run here."""
+"""A run's tuned model as files: written by its provider, and verified where it can be run here."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmtune.errors import InvalidJob, LlmtuneError
+from llmtune.errors import InvalidJob, LlmtuneError, NotJudged
 from llmtune.provider.abilities import Exporting, ExportsForServers
 
 if TYPE_CHECKING:
     from llmtune.provider.abilities import ExportFormat, Precision
     from llmtune.provider.protocol import Provider
     from llmtune.provider.types import ModelRef
-    from llmtune.runs.run import Run
+    from llmtune.runs.store.records import RunRecord
+    from llmtune.runs.store.store import Store
 
-#: Held-out rows on which an exported model is compared with the tuned one.
+#: Held-out rows on which an exported model is verified against the tuned one.
 CHECK_ROWS = 60
 #: The precision of GGUF files where none is given.
 DEFAULT_PRECISION: Precision = "f16"
@@ -49,22 +50,30 @@ def export(
 
 
 def check(
-    run: Run, folder: Path, format: ExportFormat, *, precision: Precision | None, rows: int, say: Callable[[str], None]
+    store: Store,
+    record: RunRecord,
+    provider: Provider,
+    folder: Path,
+    format: ExportFormat,
+    *,
+    precision: Precision | None,
+    rows: int,
+    say: Callable[[str], None],
 ) -> tuple[str, ...]:
     """Verify an exported model on `rows` held-out rows against the run's own; return the result in sentences.
 
     The result is in the run's report too. An export stands where it cannot be verified; the sentence says why.
     """
     from llmtune.report.verification import result_lines
-    from llmtune.runs.verify_run import verify_export
+    from llmtune.runs.verify_export import verify_export
 
-    if rows == 0 or format == "adapter" or not isinstance(run.provider, ExportsForServers):
+    if rows == 0 or format == "adapter" or not isinstance(provider, ExportsForServers):
         return ()
     if precision is None and format in GGUF_FORMATS:
         precision = DEFAULT_PRECISION
     try:
-        result = verify_export(run, folder, format, precision=precision, rows=rows, say=say)
+        result = verify_export(store, record, provider, folder, format, precision=precision, rows=rows, say=say)
     except LlmtuneError as problem:
-        hint = f" ({problem.hint})" if problem.hint else ""
-        return (f"not compared with the tuned model: {problem.message}{hint}",)
+        hint = f"; {problem.hint}" if isinstance(problem, NotJudged) and problem.hint else ""
+        return (f"not verified: {problem.message}{hint}",)
     return tuple(result_lines(result))

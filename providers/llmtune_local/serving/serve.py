@@ -26,7 +26,7 @@ def serve_export(
             return Unavailable("llama.cpp is not installed (pip install 'llmtune-sdk[llama-cpp]')")
         return partial(_serve_by_llama_cpp, folder, files)
     if not (folder / "config.json").is_file():
-        return Unavailable("an adapter beside its base is served elsewhere")
+        return Unavailable("nothing on this machine serves an adapter beside its base")
     return partial(_serve_by_transformers, folder, data)
 
 

@@ -14,7 +14,7 @@ from llmtune.data.example import Message
 from llmtune.errors import InvalidJob
 from llmtune.job.spec import TuningJob
 from llmtune.provider import RenderedPrompt, ServedExport, Unavailable
-from llmtune.runs import verify_run
+from llmtune.runs import verifications, verify_export
 from llmtune.runs.api import start
 from llmtune.runs.run import Run
 from llmtune.runs.store.store import open_store
@@ -143,8 +143,8 @@ def test_every_export_is_kept_beside_the_last_servers(run: Run, provider: Export
     for number in range(12):
         server = result.model_copy(update={"export": None, "endpoint": f"http://{number}", "finished": 9e9 + number})
         store = open_store()
-        name = verify_run.verifications.begin(store, run.id, endpoint="x", model="m", rows=1)
-        verify_run.verifications.keep(store, run.id, name, server)
+        name = verifications.begin(store, run.id, endpoint="x", model="m", rows=1)
+        verifications.keep(store, run.id, name, server)
     run.export("ollama", tmp_path / "ollama")
     results = run.report().verifications
     assert [result.export.format for result in results if result.export is not None] == ["merged", "ollama"]
@@ -155,10 +155,7 @@ def test_every_export_is_kept_beside_the_last_servers(run: Run, provider: Export
 def test_what_cannot_be_verified_says_why_and_leaves_the_export(run: Run, provider: Exporter, tmp_path: Path) -> None:
     load, why = run.export("merged", tmp_path / "out")
     assert load == "merged: load it"
-    assert why == (
-        "not compared with the tuned model: no server is installed"
-        f" (llmtune verify ADDRESS --run {run.id} asks the server that has it)"
-    )
+    assert why == (f"not verified: no server is installed; once a server has it: llmtune verify ADDRESS --run {run.id}")
     assert run.report().verifications == ()
     assert run.export("merged", tmp_path / "out", check_rows=0) == ("merged: load it",)
     with pytest.raises(InvalidJob, match="check_rows is 0 or more"):
@@ -169,7 +166,7 @@ def test_rows_that_are_not_reached_in_time_are_left_out(
     run: Run, provider: Exporter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer(provider, run)
-    monkeypatch.setattr(verify_run, "EXPORT_SECONDS", 0.0)
+    monkeypatch.setattr(verify_export, "EXPORT_SECONDS", 0.0)
     run.export("gguf", tmp_path / "out")
     (result,) = run.report().verifications
     assert result.verdict == "same"

@@ -71,7 +71,9 @@ def test_providers_without_the_form_say_so() -> None:
 
 def test_nothing_is_said_where_nothing_is_asked_for() -> None:
     def check(provider: Any, format: Any, rows: int) -> tuple[str, ...]:
-        run: Any = SimpleNamespace(provider=provider)
-        return weight_export.check(run, Path("out"), format, precision=None, rows=rows, say=lambda _: None)
+        nothing: Any = None
+        return weight_export.check(
+            nothing, nothing, provider, Path("out"), format, precision=None, rows=rows, say=lambda _: None
+        )
 
     assert check(ForServers(), "gguf", 0) == check(ForServers(), "adapter", 60) == check(Plain(), "merged", 60) == ()
