@@ -123,7 +123,10 @@ class Difference(DocumentedModel):
 
 
 class VerifiedExport(DocumentedModel):
-    """The exported model that a verification is about, which was served on this machine for it."""
+    """The exported model that a verification is about, which was served on this machine for it.
+
+    `format` is its form, and `folder` where it was written, as a full path.
+    """
 
     format: ExportFormat
     precision: Precision | None = None
