@@ -59,8 +59,8 @@ def export(
         typer.Option(
             "--check-rows",
             min=0,
-            help="Held-out rows on which the exported model is compared with the tuned one, where what serves it can be"
-            " run here; 0: none.",
+            help="Held-out rows on which the exported model is verified against the tuned one, where what serves it can"
+            " be run here; 0: none.",
         ),
     ] = 60,
     to: Annotated[
@@ -88,11 +88,16 @@ def export(
         return
     folder = out if out is not None else Path(f"{tuned.record.name}-{format.value}")
     chosen: Precision | None = precision.value if precision is not None else None
-    notes = tuned.export(format.value, folder, precision=chosen, check_rows=check_rows)
+    notes = tuned.export(
+        format.value,
+        folder,
+        precision=chosen,
+        check_rows=check_rows,
+        on_progress=lambda text: err.print(text, markup=False, soft_wrap=True),
+    )
     if as_json:
         print_json({"run": tuned.record.id, "format": format.value, "folder": str(folder.absolute()), "notes": notes})
         return
-    err.print(f"wrote {folder}", markup=False, soft_wrap=True)
     for note in notes:
         console.print(note, markup=False, soft_wrap=True)
 

@@ -65,6 +65,7 @@ _HOME = {
     "Exporting": "llmtune.provider.abilities",
     "ExportsForServers": "llmtune.provider.abilities",
     "Precision": "llmtune.provider.abilities",
+    "ServedExport": "llmtune.provider.abilities",
     "ServerFormat": "llmtune.provider.abilities",
     "ImportsWeights": "llmtune.provider.abilities",
     "WeightImport": "llmtune.provider.abilities",
@@ -279,6 +280,7 @@ __all__ = [
     "RunState",
     "SelfChecking",
     "Sent",
+    "ServedExport",
     "ServiceSettings",
     "Settling",
     "Snapshot",
@@ -364,6 +366,7 @@ if TYPE_CHECKING:
     from llmtune.provider.abilities import RendersPrompts as RendersPrompts
     from llmtune.provider.abilities import Resumable as Resumable
     from llmtune.provider.abilities import SelfChecking as SelfChecking
+    from llmtune.provider.abilities import ServedExport as ServedExport
     from llmtune.provider.abilities import ServerFormat as ServerFormat
     from llmtune.provider.abilities import SuggestsAdapter as SuggestsAdapter
     from llmtune.provider.abilities import SuggestsModels as SuggestsModels

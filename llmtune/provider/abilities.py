@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llmtune.job.spec import Adapter
     from llmtune.provider.catalog import Catalog
     from llmtune.provider.duration import Duration, FindSpeed
+    from llmtune.provider.generation import GenerationRequest, Generator, Unavailable
     from llmtune.provider.memory import Footprint
     from llmtune.provider.receipt import Receipt
     from llmtune.provider.types import JobRef, ModelRef, Request, RunKey, Target
@@ -174,9 +175,25 @@ ExportFormat = Literal["adapter", "merged", "gguf", "gguf-adapter", "ollama", "v
 Precision = Literal["f32", "f16", "bf16", "q8_0"]
 
 
+@dataclass(frozen=True)
+class ServedExport:
+    """An exported model that answers on this machine, while it is compared with the tuned one.
+
+    `program` is what answers, with its version. It speaks chat completions at `address`, to requests with `key`. Where
+    there is no address, `generator` answers in this process, and `prompt_tokens` returns the prompt of a request as the
+    program makes it from the exported files.
+    """
+
+    program: str
+    address: str | None = None
+    key: str = field(default="", repr=False)
+    generator: Generator | None = None
+    prompt_tokens: Callable[[GenerationRequest], tuple[int, ...]] | None = None
+
+
 @runtime_checkable
 class ExportsForServers(Protocol):
-    """A provider that writes its tuned models in the files of inference servers, and tries what it has written."""
+    """A provider that writes its tuned models in the files of inference servers, and serves what it has written."""
 
     def export_for_server(
         self, model: ModelRef, format: ServerFormat, into: Path, precision: Precision
@@ -187,10 +204,13 @@ class ExportsForServers(Protocol):
         """
         ...
 
-    def check_export(self, model: ModelRef, folder: Path, examples: Sequence[Example]) -> Sequence[str]:
-        """Compare an exported model with the tuned one on held-out rows, and write the result to the folder.
+    def serve_export(
+        self, model: ModelRef, folder: Path
+    ) -> Callable[[int], AbstractContextManager[ServedExport]] | Unavailable:
+        """Return what serves the export in `folder` on this machine, or why nothing does.
 
-        Returns sentences; none where what would serve it cannot be run here.
+        It is called with how many tokens the longest conversation has, answer included, and serves the export until its
+        context ends. Nothing is loaded before.
         """
         ...
 

@@ -275,7 +275,7 @@ class Report(Renderable, DocumentedModel):
     diagnosis: Diagnosis = Diagnosis(verdict="unclear", sentence="Not diagnosed.")
     checks: tuple[Check, ...] = ()
     verifications: tuple[Verification, ...] = ()
-    """Servers that were asked whether they answer as the tuned model does, oldest first."""
+    """Servers and exports that were asked whether they answer as the tuned model does, oldest first."""
 
     warnings: tuple[str, ...] = ()
     error: str | None = None

@@ -1,8 +1,9 @@
-"""A verification of a server as lines of text: the same on the command line and in every form of the report."""
+"""A verification as lines of text: the same on the command line and in every form of the report."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from llmtune.metrics.points import NotReported
 from llmtune.report.format import count
@@ -13,8 +14,25 @@ VERDICTS = {"same": "the same", "drift": "drift", "unclear": "could not tell"}
 
 
 def headline(verification: Verification) -> str:
-    """Return the verdict on a server in one sentence."""
-    return f"{verification.endpoint} ({verification.model}): {VERDICTS[verification.verdict]}: {verification.reason}"
+    """Return the verdict on a server, or an export, in one sentence."""
+    return f"{_describe_subject(verification)}: {VERDICTS[verification.verdict]}: {verification.reason}"
+
+
+def _describe_subject(verification: Verification) -> str:
+    export = verification.export
+    if export is None:
+        return f"{verification.endpoint} ({verification.model})"
+    precision = f" in {export.precision}" if export.precision is not None else ""
+    return f"{export.format} export{precision} in {export.folder}, served by {export.program}"
+
+
+def result_lines(verification: Verification) -> Iterator[str]:
+    """Yield everything that a verification says: the verdict, the differences, the figures, what was not checked."""
+    yield headline(verification)
+    for line in difference_lines(verification):
+        yield f"- {line}"
+    yield from figure_lines(verification)
+    yield from verification.notes
 
 
 def difference_lines(verification: Verification) -> Iterator[str]:
@@ -35,4 +53,11 @@ def figure_lines(verification: Verification) -> Iterator[str]:
     tokens_in, tokens_out = verification.prompt_tokens, verification.completion_tokens
     both_counted = isinstance(tokens_in, int) and isinstance(tokens_out, int)
     counted = f", {tokens_in:,} tokens in and {tokens_out:,} out" if both_counted else ""
-    yield f"asked: {count(verification.requests, 'question')}{counted}, in {verification.seconds:.1f} s"
+    asked = f"asked: {count(verification.requests, 'question')}{counted}, in {verification.seconds:.1f} s"
+    yield f"{asked}{_date(verification)}"
+
+
+def _date(verification: Verification) -> str:
+    if verification.finished is None:
+        return ""
+    return f", {datetime.fromtimestamp(verification.finished, UTC):%Y-%m-%d %H:%M} UTC"

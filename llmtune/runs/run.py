@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from llmtune.config import note_secrets
-from llmtune.errors import LlmtuneError, RunFailed, StoreUnavailable
+from llmtune.errors import InvalidJob, LlmtuneError, RunFailed, StoreUnavailable
 from llmtune.metrics.points import MetricPoint
 from llmtune.provider.abilities import WeightImport
 from llmtune.provider.protocol import Provider
@@ -343,6 +343,7 @@ class Run(Rendered):
         *,
         precision: Precision | None = None,
         check_rows: int = CHECK_ROWS,
+        on_progress: Callable[[str], None] | None = None,
     ) -> tuple[str, ...]:
         """Write the tuned model to a folder, as it is trained or as an inference server loads it.
 
@@ -352,10 +353,12 @@ class Run(Rendered):
                 GGUF file with its Modelfile) or `vllm` (a folder with its command).
             into: the folder; it must not exist, or be empty.
             precision: of the matrices in GGUF files, f16 by default.
-            check_rows: held-out rows on which the exported model is compared with the tuned one, where what serves it
-                can be run here; 0 for no comparison. The result is in the folder's `check.json`.
+            check_rows: held-out rows on which the exported model is verified against the tuned one, where what serves
+                it can be run here; 0 for no verification. The result is in the run's report, as that of `verify` is; an
+                older one of the same format and precision goes.
+            on_progress: receives progress messages.
 
-        Returns sentences on how to load and serve it, on what differs there, and on the comparison.
+        Returns sentences on how to load and serve it, on what differs there, and on the verification.
 
         Raises:
             LlmtuneError: the run has no model (yet), or its backend does not hand out weights.
@@ -369,9 +372,16 @@ class Run(Rendered):
         ref = self.model_ref
         if ref is None:
             raise no_model_error(record)
+        if check_rows < 0:
+            raise InvalidJob(f"check_rows is 0 or more, not {check_rows}", where="check_rows")
         folder = Path(into)
+        say = on_progress or (lambda _: None)
         notes = weight_export.export(self.provider, ref, format, folder, precision=precision)
-        return (*notes, *weight_export.check(record, self.provider, ref, folder, check_rows))
+        say(f"wrote {folder}")
+        result = weight_export.check(
+            self._store, record, self.provider, folder, format, precision=precision, rows=check_rows, say=say
+        )
+        return (*notes, *result)
 
     def find_import(self, provider: Provider) -> WeightImport | None:
         """Return the import of this run's weights into another provider's account, as that reports it; None for none.

@@ -1,4 +1,7 @@
-"""The verifications of a run's model, as the store has them: one record each, written before its server is asked."""
+"""The verifications of a run's model, as the store has them: one record for each server and each form of export.
+
+That of a server is written before it is asked.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,15 @@ from typing import Any
 from llmtune.provider.types import Ref
 from llmtune.redaction.secrets import scrub_leaves
 from llmtune.runs.store.store import Store
-from llmtune.verifications.results import Verification
+from llmtune.verifications.results import Verification, VerifiedExport
 
-#: Prefix of the references that hold them: "verification:1", ...
+#: Prefix of the references that hold them: "verification:1", "verification:gguf-q8_0", ...
 PREFIX = "verification:"
 
 #: Id of such a reference while its server is being asked, and once there is a result.
 BEGUN, DONE = "begun", "done"
 
-#: Verifications in a report: the last ones.
+#: Verifications of servers in a report: the last ones.
 SHOWN = 10
 
 
@@ -34,13 +37,24 @@ def keep(store: Store, run_id: str, name: str, result: Verification) -> None:
     store.set_ref(run_id, name, Ref(id=DONE, data=scrub_leaves({"result": result.model_dump(mode="json")})))
 
 
+def keep_export(store: Store, run_id: str, result: Verification, export: VerifiedExport) -> None:
+    """Store the result of an export; an older one of the same format and precision goes."""
+    form = "-".join(filter(None, (export.format, export.precision)))
+    keep(store, run_id, f"{PREFIX}{form}", result)
+
+
 def read(refs: Mapping[str, Mapping[str, Any]]) -> tuple[Verification, ...]:
-    """Return the last results of a run, oldest first, from its references; damaged and unfinished ones are left out."""
-    names = [name for name, ref in refs.items() if name.startswith(PREFIX) and ref.get("id") == DONE]
+    """Return the results of a run, oldest first, from its references: of every export, and of the last servers.
+
+    Damaged and unfinished ones are left out.
+    """
     results = []
-    for name in sorted(names, key=lambda name: int(name.partition(":")[2]))[-SHOWN:]:
-        try:
-            results.append(Verification.model_validate(refs[name]["data"]["result"]))
-        except (ValueError, KeyError, TypeError):
-            continue
-    return tuple(results)
+    for name, ref in refs.items():
+        if name.startswith(PREFIX) and ref.get("id") == DONE:
+            try:
+                results.append(Verification.model_validate(ref["data"]["result"]))
+            except (ValueError, KeyError, TypeError):
+                continue
+    results.sort(key=lambda result: result.finished or 0.0)
+    servers = [result for result in results if result.export is None][-SHOWN:]
+    return tuple(result for result in results if result.export is not None or result in servers)

@@ -1,11 +1,12 @@
-"""A run's tuned model as files: written by its provider, and compared with the tuned model where it can be run here."""
+"""A run's tuned model as files: written by its provider, and verified where it can be run here."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmtune.errors import InvalidJob, LlmtuneError
+from llmtune.errors import InvalidJob, LlmtuneError, NotJudged
 from llmtune.provider.abilities import Exporting, ExportsForServers
 
 if TYPE_CHECKING:
@@ -13,18 +14,21 @@ if TYPE_CHECKING:
     from llmtune.provider.protocol import Provider
     from llmtune.provider.types import ModelRef
     from llmtune.runs.store.records import RunRecord
+    from llmtune.runs.store.store import Store
 
-#: Held-out rows on which an exported model is compared with the tuned one.
+#: Held-out rows on which an exported model is verified against the tuned one.
 CHECK_ROWS = 60
 #: The precision of GGUF files where none is given.
 DEFAULT_PRECISION: Precision = "f16"
+#: The formats that are GGUF files.
+GGUF_FORMATS = ("gguf", "gguf-adapter", "ollama")
 
 
 def export(
     provider: Provider, model: ModelRef, format: ExportFormat, into: Path, *, precision: Precision | None
 ) -> tuple[str, ...]:
     """Write the model to a new folder; return sentences on how to serve it. Raises `LlmtuneError`."""
-    if precision is not None and format in ("adapter", "merged", "vllm"):
+    if precision is not None and format not in GGUF_FORMATS:
         raise InvalidJob(
             f"a precision is chosen for GGUF files, and --format {format} writes none",
             where="precision",
@@ -45,19 +49,31 @@ def export(
     return tuple(provider.export_for_server(model, format, into, precision or DEFAULT_PRECISION))
 
 
-def check(record: RunRecord, provider: Provider, model: ModelRef, folder: Path, rows: int) -> tuple[str, ...]:
-    """Compare an exported model with the tuned one on `rows` held-out rows; return sentences on what was seen.
+def check(
+    store: Store,
+    record: RunRecord,
+    provider: Provider,
+    folder: Path,
+    format: ExportFormat,
+    *,
+    precision: Precision | None,
+    rows: int,
+    say: Callable[[str], None],
+) -> tuple[str, ...]:
+    """Verify an exported model on `rows` held-out rows against the run's own; return the result in sentences.
 
-    An export stands where it cannot be compared; the sentence says why.
+    The result is in the run's report too. An export stands where it cannot be verified; the sentence says why.
     """
-    from llmtune.runs.evaluation import load_same_dataset
+    from llmtune.report.verification import result_lines
+    from llmtune.runs.verify_export import verify_export
 
-    if rows == 0 or not isinstance(provider, ExportsForServers):
+    if rows == 0 or format == "adapter" or not isinstance(provider, ExportsForServers):
         return ()
+    if precision is None and format in GGUF_FORMATS:
+        precision = DEFAULT_PRECISION
     try:
-        examples = load_same_dataset(record).test[:rows]
-        if not examples:
-            return ("not compared with the tuned model: the dataset has no test rows",)
-        return tuple(provider.check_export(model, folder, examples))
+        result = verify_export(store, record, provider, folder, format, precision=precision, rows=rows, say=say)
     except LlmtuneError as problem:
-        return (f"not compared with the tuned model: {problem.message}",)
+        hint = f"; {problem.hint}" if isinstance(problem, NotJudged) and problem.hint else ""
+        return (f"not verified: {problem.message}{hint}",)
+    return tuple(result_lines(result))

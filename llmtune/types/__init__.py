@@ -118,3 +118,4 @@ from llmtune.verifications.results import Difference as Difference
 from llmtune.verifications.results import DifferenceKind as DifferenceKind
 from llmtune.verifications.results import PromptEvidence as PromptEvidence
 from llmtune.verifications.results import VerificationVerdict as VerificationVerdict
+from llmtune.verifications.results import VerifiedExport as VerifiedExport

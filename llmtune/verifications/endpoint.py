@@ -11,7 +11,7 @@ import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from llmtune.data.example import ToolCall
@@ -98,6 +98,31 @@ class Usage:
             self.completion_tokens += answer.completion_tokens or 0
 
 
+class Server(Protocol):
+    """What a verification asks: an `Endpoint`, or what stands in the place of one."""
+
+    address: str
+    model: str | None
+    usage: Usage
+    refused: dict[str, str]
+    concurrency: int
+    """Questions at the same time."""
+
+    def ask(
+        self, request: GenerationRequest, *, stop: Sequence[str] = (), extra: Mapping[str, Any] | None = None
+    ) -> ServerAnswer:
+        """Ask one question. Raises `VendorError` where it is refused."""
+        ...
+
+    def stream(self, request: GenerationRequest) -> ServerAnswer:
+        """Ask one question for a stream. Raises `VendorError` where it is refused, or breaks off."""
+        ...
+
+    def read_prompt(self, request: GenerationRequest) -> PromptView | None:
+        """Return the tokens that the model is given for a request; None where they are not shown."""
+        ...
+
+
 class Endpoint:
     """A server that speaks chat completions.
 
@@ -105,14 +130,23 @@ class Endpoint:
         address: http://host:port, with or without /v1 or /v1/chat/completions.
         model: the name to ask for; None asks the server for its only one.
         key_from: the environment variable that holds the key; None sends none.
+        key: the key itself, of a server that was started for this.
         timeout: seconds that each wait for an answer may take.
 
     Raises:
         InvalidSettings: the address is none.
     """
 
+    concurrency = CONCURRENCY
+
     def __init__(
-        self, address: str, *, model: str | None = None, key_from: str | None = None, timeout: float = TIMEOUT
+        self,
+        address: str,
+        *,
+        model: str | None = None,
+        key_from: str | None = None,
+        key: str = "",
+        timeout: float = TIMEOUT,
     ) -> None:
         base, root = split_address(address)
         self.address = base
@@ -123,6 +157,7 @@ class Endpoint:
 
         self._chat = Client(base, key_env=key_from, timeout=timeout)
         self._root = Client(root, key_env=key_from, timeout=timeout)
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._route: str | None = None
         self._lock = threading.Lock()
 
@@ -173,7 +208,7 @@ class Endpoint:
             body = self._body(request, self.refused | without)
             body |= dict(extra or {}) | ({"stop": list(stop)} if stop else {})
             try:
-                answer = read_answer(self._chat.send("POST", "/chat/completions", body))
+                answer = read_answer(self._chat.send("POST", "/chat/completions", body, headers=self._headers))
             except VendorError as error:
                 without[_refused_field(error, body)] = error.message
                 continue
@@ -186,7 +221,7 @@ class Endpoint:
     def stream(self, request: GenerationRequest) -> ServerAnswer:
         """Ask one question for a stream. Raises as `Client.send` does; `VendorError` for a stream that breaks off."""
         body = self._body(request, self.refused | {"logprobs": ""}) | {"stream": True}
-        answer = read_stream(self._chat.receive("POST", "/chat/completions", body))
+        answer = read_stream(self._chat.receive("POST", "/chat/completions", body, headers=self._headers))
         self.usage.add(answer)
         return answer
 
@@ -223,15 +258,15 @@ class Endpoint:
         try:
             if route == "tokenize":
                 body = {"model": self.model, "messages": messages, "add_generation_prompt": True} | tools
-                tokens = _read_tokens(self._root.send("POST", "/tokenize", body, safe=True))
+                tokens = _read_tokens(self._read("/tokenize", body))
                 return None if tokens is None else PromptView(tokens)
-            applied = self._root.send("POST", "/apply-template", {"messages": messages} | tools, safe=True)
+            applied = self._read("/apply-template", {"messages": messages} | tools)
             text = applied.get("prompt") if isinstance(applied, Mapping) else None
             if not isinstance(text, str):
                 return None
             # The server adds to a prompt what its tokenizer adds to any text, so it is asked for that too.
             request = {"content": text, "add_special": True, "parse_special": True}
-            tokens = _read_tokens(self._root.send("POST", "/tokenize", request, safe=True))
+            tokens = _read_tokens(self._read("/tokenize", request))
             return None if tokens is None else PromptView(tokens, text)
         except TransientError:
             return None
@@ -240,19 +275,21 @@ class Endpoint:
                 return None
             raise
 
+    def _read(self, path: str, body: Any) -> Any:
+        return self._root.send("POST", path, body, headers=self._headers, safe=True)
+
 
 class EndpointGenerator(BaseGenerator):
-    """An endpoint as a generator, which keeps each answer as the server wrote it."""
+    """A server as a generator, which keeps each answer as the server wrote it."""
 
-    max_concurrency = CONCURRENCY
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.max_concurrency = server.concurrency
         self._answers: dict[str, ServerAnswer] = {}
 
     def answer(self, request: GenerationRequest) -> Generation:
-        """Ask the endpoint once."""
-        answer = self._endpoint.ask(request)
+        """Ask the server once."""
+        answer = self._server.ask(request)
         self._answers[answer_key("", "text", request)] = answer
         return answer.generation
 

@@ -10,7 +10,7 @@ from llmtune.errors import InvalidData, TransientError, VendorError
 from llmtune.provider.chat import FINISH_REASONS
 from llmtune.provider.generation import AnswerScorer, Generation, GenerationRequest
 from llmtune.verifications.answers import AnswerPair, same_answer
-from llmtune.verifications.endpoint import Endpoint, ServerAnswer
+from llmtune.verifications.endpoint import Server, ServerAnswer
 from llmtune.verifications.results import Difference
 
 #: How much likelier than a token its rival may be where rounding decides between them, in nats.
@@ -62,7 +62,7 @@ def is_tie(scorer: AnswerScorer | None, request: GenerationRequest, expected: Ge
     return max(likelihood.gaps, default=0.0) <= TIE
 
 
-def check_repeats(endpoint: Endpoint, pairs: Sequence[AnswerPair], findings: Findings) -> None:
+def check_repeats(endpoint: Server, pairs: Sequence[AnswerPair], findings: Findings) -> None:
     """Ask rows and open questions again: greedy answers are the same each time.
 
     One question with two answers may be rounding, which differs with the load of a server; two are sampling.
@@ -89,7 +89,7 @@ def check_repeats(endpoint: Endpoint, pairs: Sequence[AnswerPair], findings: Fin
         findings.notes.append("one question was answered in two ways, as rounding may do under load")
 
 
-def _ask(endpoint: Endpoint, request: GenerationRequest, **settings: object) -> ServerAnswer | None:
+def _ask(endpoint: Server, request: GenerationRequest, **settings: object) -> ServerAnswer | None:
     """Ask; return None where the server refuses or is unavailable, for then the check cannot be made."""
     try:
         return endpoint.ask(request, **settings)  # type: ignore[arg-type]
@@ -97,7 +97,7 @@ def _ask(endpoint: Endpoint, request: GenerationRequest, **settings: object) -> 
         return None
 
 
-def check_streams(endpoint: Endpoint, pairs: Sequence[AnswerPair], findings: Findings) -> None:
+def check_streams(endpoint: Server, pairs: Sequence[AnswerPair], findings: Findings) -> None:
     """Ask rows for a stream: it has the text of the whole answer."""
     differing: list[AnswerPair] = []
     texts: list[str] = []
@@ -133,7 +133,7 @@ def check_streams(endpoint: Endpoint, pairs: Sequence[AnswerPair], findings: Fin
         )
 
 
-def check_limits(endpoint: Endpoint, pairs: Sequence[AnswerPair], findings: Findings) -> None:
+def check_limits(endpoint: Server, pairs: Sequence[AnswerPair], findings: Findings) -> None:
     """Ask for a few tokens, and for an end at a stop text, where an answer is long enough to tell."""
     candidates = [pair for pair in pairs if pair.same and pair.got is not None and not pair.got.tool_calls]
     pair = max(candidates, key=lambda pair: len(pair.got.text) if pair.got else 0, default=None)
@@ -169,7 +169,7 @@ def _choose_stop(text: str) -> str:
 
 
 def check_settings(
-    endpoint: Endpoint,
+    endpoint: Server,
     pairs: Sequence[AnswerPair],
     agrees: Callable[[AnswerPair, ServerAnswer], bool],
     findings: Findings,

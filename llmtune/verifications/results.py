@@ -7,6 +7,7 @@ from typing import Literal
 from llmtune._models import DocumentedModel
 from llmtune.metrics.comparison import Comparison
 from llmtune.metrics.points import NotReported, Number
+from llmtune.provider.abilities import ExportFormat, Precision
 
 #: Exit codes of a verification, by its verdict.
 EXIT_CODES = {"same": 0, "drift": 5, "unclear": 6}
@@ -121,16 +122,35 @@ class Difference(DocumentedModel):
     """Verified rows that show it, from 1; empty where questions of other kinds showed it."""
 
 
+class VerifiedExport(DocumentedModel):
+    """The exported model that a verification is about, which was served on this machine for it.
+
+    `format` is its form, and `folder` where it was written, as a full path.
+    """
+
+    format: ExportFormat
+    precision: Precision | None = None
+    """Of the matrices in GGUF files; None for the precision in which the model was trained or published."""
+
+    folder: str
+    program: str
+    """What served it, with its version."""
+
+
 class Verification(DocumentedModel):
     """Whether a server answers as the model does that was measured.
 
-    `endpoint` is its address and `model` the name that was asked for; `run` is the run whose model it should be, or
-    empty. `rows` held-out rows were asked. `verdict` and `reason` are the result, `differences` what was found, `notes`
-    what could not be checked. `seconds` is how long it took and `finished` when it ended (seconds since 1970 UTC).
+    `endpoint` is its address, or the folder of an `export`, and `model` the name that was asked for; `run` is the run
+    whose model it should be, or empty. `rows` held-out rows were asked. `verdict` and `reason` are the result,
+    `differences` what was found, `notes` what could not be checked. `seconds` is how long it took and `finished` when
+    it ended (seconds since 1970 UTC).
     """
 
     endpoint: str
     model: str
+    export: VerifiedExport | None = None
+    """What was exported, where an export was verified; None for a server."""
+
     run: str = ""
     source: str
     """Where the answers come from that it is compared with, in words."""

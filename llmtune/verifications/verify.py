@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from llmtune._retry import RetryPolicy
-from llmtune.data.example import Example
+from llmtune.data.example import Example, Message
+from llmtune.data.rendering.text_bank import all_texts, describe_differences
 from llmtune.errors import InvalidData, LlmtuneError, MissingCredentials, NotJudged, TransientError, VendorError
 from llmtune.evaluation.evaluate import evaluate
-from llmtune.evaluation.inference import Progress, generate_answers
+from llmtune.evaluation.inference import Answer, Progress, generate_answers
 from llmtune.evaluation.replay import Replay
 from llmtune.evaluation.task import ScoringOptions
 from llmtune.job.spec import EvaluationSpec
@@ -22,7 +24,7 @@ from llmtune.provider.generation import AnswerScorer, Generation, GenerationRequ
 from llmtune.redaction.secrets import scrub
 from llmtune.verifications import probes
 from llmtune.verifications.answers import AnswerPair, TurnMarks, explain_answers, same_answer
-from llmtune.verifications.endpoint import Endpoint, EndpointGenerator, ServerAnswer
+from llmtune.verifications.endpoint import EndpointGenerator, Server, ServerAnswer
 from llmtune.verifications.prompts import PROBES, SeenPrompt, explain_prompts
 from llmtune.verifications.results import PROMPT_KINDS, Difference, PromptEvidence, Verification
 from llmtune.verifications.verdict import decide
@@ -41,6 +43,9 @@ ASKED_ALONE = 8
 
 #: Answers whose likelihoods are compared, and the mean distance in nats per token from which weights are rounded.
 LIKELIHOODS, LIKELIHOOD_GAP = 16, 0.1
+
+#: Rows that are asked before the time is looked at, where it is limited.
+TIMED_ROWS = 8
 
 #: How much less likely, in nats per token, another model's answers are to the one that was measured.
 FOREIGN = 1.0
@@ -69,10 +74,11 @@ class Reference:
 
 
 def verify_endpoint(
-    endpoint: Endpoint,
+    endpoint: Server,
     reference: Reference,
     *,
     margin: float = MARGIN,
+    seconds: float = math.inf,
     patience: RetryPolicy = PATIENCE,
     progress: Progress = lambda done, total: None,
 ) -> Verification:
@@ -82,6 +88,7 @@ def verify_endpoint(
         endpoint: the server; its model has been chosen (`Endpoint.choose_model`).
         reference: the model's answers.
         margin: how much worse the server may be: percentage points of a share, else the metric's own unit. >= 0.
+        seconds: how long rows are asked; those that were not reached by then are left out, and noted. > 0.
         patience: how questions are asked again while the server is loading or busy.
         progress: called with (answers so far, answers in all).
 
@@ -89,16 +96,17 @@ def verify_endpoint(
         NotJudged: the server answers no question, or refuses too many.
         MissingCredentials: it does not accept the key, or wants one.
     """
-    return _Verifier(endpoint, reference, margin).verify(patience, progress)
+    return _Verifier(endpoint, reference, margin, seconds).verify(patience, progress)
 
 
 class _Verifier:
     """One verification under way: what was found so far."""
 
-    def __init__(self, endpoint: Endpoint, reference: Reference, margin: float) -> None:
+    def __init__(self, endpoint: Server, reference: Reference, margin: float, seconds: float) -> None:
         self.endpoint = endpoint
         self.reference = reference
         self.margin = margin
+        self.seconds = seconds
         self.findings = probes.Findings([], [])
         self.evidence: PromptEvidence = "none"
         self.prompts_compared = self.prompts_same = 0
@@ -162,9 +170,11 @@ class _Verifier:
     def _without_consequences(self, by_form: Sequence[Difference]) -> list[Difference]:
         """Leave out what only follows from another difference: its cause stands in the result."""
         consequences: set[str] = set()
-        if self._has(
-            *PROMPT_KINDS
-        ):  # a model that is given something else may begin its turn by itself, or say nothing
+        # A model that is given something else may begin its turn by itself, or say nothing.
+        if any(
+            difference.kind in PROMPT_KINDS and (difference.drift or difference.rows)
+            for difference in self.findings.differences
+        ):
             consequences |= {"role_in_answer", "answers_empty"}
         if any(difference.kind == "stop_not_honoured" for difference in by_form):
             consequences.add("finish_reason_differs")
@@ -176,11 +186,8 @@ class _Verifier:
     # --- answers -----------------------------------------------------------------------------------------------------
     def _ask_rows(self, patience: RetryPolicy, progress: Progress) -> list[AnswerPair]:
         generator = EndpointGenerator(self.endpoint)
-        requests = self.reference.requests
         try:
-            answers = generate_answers(
-                generator, requests, model=None, cache=None, patience=patience, progress=progress
-            )
+            answers = self._ask_in_time(generator, patience, progress)
         except MissingCredentials:
             raise
         except TransientError as error:
@@ -196,9 +203,30 @@ class _Verifier:
                 refusal=answer.refused or "",
             )
             for number, (request, expected, answer) in enumerate(
-                zip(requests, self.reference.answers, answers, strict=True), start=1
+                zip(self.reference.requests, self.reference.answers, answers, strict=True), start=1
             )
         ]
+
+    def _ask_in_time(self, generator: EndpointGenerator, patience: RetryPolicy, progress: Progress) -> list[Answer]:
+        """Return the answers to the rows; to those that were asked in time, and then the reference has no others."""
+        requests = self.reference.requests
+        step = len(requests) if math.isinf(self.seconds) else TIMED_ROWS
+        deadline = time.monotonic() + self.seconds
+        answers: list[Answer] = []
+        while len(answers) < len(requests) and (not answers or time.monotonic() < deadline):
+            batch = requests[len(answers) : len(answers) + step]
+            answers += generate_answers(generator, batch, model=None, cache=None, patience=patience, progress=progress)
+        if (asked := len(answers)) < len(requests):
+            self.findings.notes.append(
+                f"{asked} of {len(requests)} rows were asked: the others were not reached in {self.seconds:g} s"
+            )
+            self.reference = replace(
+                self.reference,
+                rows=self.reference.rows[:asked],
+                requests=requests[:asked],
+                answers=self.reference.answers[:asked],
+            )
+        return answers
 
     def _ask_again(self, pairs: Sequence[AnswerPair]) -> list[AnswerPair]:
         """Mark ties, and ask some of the rows whose answers differ once more, with nothing else at the same time."""
@@ -290,7 +318,27 @@ class _Verifier:
         self.prompts_compared = sum(prompt.shown for prompt in prompts)
         self.prompts_same = sum(prompt.shown and prompt.same for prompt in prompts)
         prompts += [probe for messages in PROBES if (probe := self._probe(renderer, messages, by_tokens)) is not None]
-        self.findings.differences += explain_prompts(prompts, renderer)
+        differences = explain_prompts(prompts, renderer)
+        self.findings.differences += differences
+        if by_tokens and not differences:
+            self._compare_texts(renderer)
+
+    def _compare_texts(self, renderer: PromptRenderer) -> None:
+        """Compare how texts are read in which tokenizers differ, and which the rows need not hold."""
+        texts = all_texts()
+        other = []
+        for kind, text in texts:
+            request = GenerationRequest(messages=(Message("user", text),), max_tokens=1)
+            try:
+                view = self.endpoint.read_prompt(request)
+                if view is not None and view.tokens != renderer.render(request.messages).tokens:
+                    other.append((kind, text))
+            except LlmtuneError:
+                continue
+        if other:
+            kinds = describe_differences(other)
+            says = f"{len(other)} of {len(texts)} texts beside the rows are read as other tokens: {kinds}"
+            self.findings.differences.append(Difference(kind="tokenizer_differs", says=says, drift=False))
 
     def _see(self, renderer: PromptRenderer, pair: AnswerPair) -> SeenPrompt | None:
         """Return what the server shows of a row's prompt. Its count at the answer is the truth where both differ."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from shlex import quote
@@ -18,9 +19,12 @@ from llmtune_local.run_state.run_dir import DECISIONS_FILE
 from llmtune_local.training.checkpoints import write_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 Format = Literal["adapter", "merged"]
+
+#: What to do where the folder cannot be written.
+_OTHER_FOLDER = "name another folder with --out"
 
 #: The ranks vLLM has kernels for (`--max-lora-rank`, docs.vllm.ai, 2026-11).
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -50,9 +54,29 @@ def export(artefact: Path, data: Mapping[str, Any], format: Format, into: Path) 
 
 
 def check_empty(into: Path) -> None:
-    """Raise `InvalidJob` where there is something in the folder that is to be written."""
+    """Raise `InvalidJob` where there is something in the folder that is to be written, or where it cannot be made."""
     if into.exists() and (not into.is_dir() or any(into.iterdir())):
-        raise InvalidJob(f"{into} is there already and is not empty", hint="name another folder with --out")
+        raise InvalidJob(f"{into} is there already and is not empty", hint=_OTHER_FOLDER)
+    above = next(folder for folder in into.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        reason = "is a file" if not above.is_dir() else "may not be written to"
+        raise InvalidJob(f"{into} cannot be written: {above} {reason}", hint=_OTHER_FOLDER)
+
+
+def write_new(into: Path, write: Callable[[Path], None], *, needs: int) -> None:
+    """Write the folder `into` by `write`, which needs so many bytes; it appears when it is complete.
+
+    Raises `InvalidJob` where it cannot be written.
+    """
+    final = into.absolute()
+    try:
+        write_folder(remove_empty(final), write, needs=needs)
+    except OSError as problem:
+        place = Path(problem.filename) if isinstance(problem.filename, str) else final
+        if place not in final.parents and not place.is_relative_to(final.parent):  # a file that was read
+            raise
+        reason = problem.strerror or str(problem)
+        raise InvalidJob(f"{into} cannot be written: {reason}", hint=_OTHER_FOLDER) from None
 
 
 def remove_empty(into: Path) -> Path:
@@ -70,7 +94,7 @@ def _copy_folder(artefact: Path, into: Path) -> None:
         for path in files:
             shutil.copyfile(path, folder / path.name)  # with the mode of new files, not the run folder's
 
-    write_folder(remove_empty(into), write, needs=sum(path.stat().st_size for path in files))
+    write_new(into, write, needs=sum(path.stat().st_size for path in files))
 
 
 def _merge(artefact: Path, data: Mapping[str, Any], into: Path) -> None:
@@ -98,7 +122,7 @@ def _merge(artefact: Path, data: Mapping[str, Any], into: Path) -> None:
             shutil.copy(artefact / LABELS_FILE, path)
 
     bytes_ = sum(parameter.numel() for parameter in network.parameters()) * (2 if half else 4)
-    write_folder(remove_empty(into), write, needs=bytes_)
+    write_new(into, write, needs=bytes_)
 
 
 def _copy_processor(base: str, revision: str | None, into: Path) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -242,13 +243,14 @@ class LocalProvider(core.BaseProvider):
 
         return export_for_server(artefact_of(model.id), model.data, format, into, precision)
 
-    def check_export(self, model: core.ModelRef, folder: Path, examples: Sequence[Example]) -> Sequence[str]:
-        """Compare an exported model with the tuned one: by llama.cpp for GGUF files, by transformers for one model."""
+    def serve_export(
+        self, model: core.ModelRef, folder: Path
+    ) -> Callable[[int], AbstractContextManager[core.ServedExport]] | core.Unavailable:
+        """Return what serves an exported model here: llama.cpp for GGUF files, transformers for one model."""
         self._need_libraries()
-        from llmtune_local.export import artefact_of
-        from llmtune_local.serving.check import check_export
+        from llmtune_local.serving.serve import serve_export
 
-        return check_export(artefact_of(model.id), model.data, folder, examples)
+        return serve_export(model.data, folder)
 
     def serving_command(self, model: core.ModelRef, name: str) -> str | None:
         """Return how vLLM serves the tuned model; None for an untuned one."""

@@ -20,7 +20,6 @@ from llmtune_local.models.hub import load_config
 from llmtune_local.serving import families, gguf_model, ollama, vllm
 from llmtune_local.serving.dialogue import Dialogue, read_dialogue
 from llmtune_local.serving.gguf_tokenizer import Vocabulary, read_vocabulary
-from llmtune_local.training.checkpoints import write_folder
 
 if TYPE_CHECKING:
     from llmtune.data.rendering.tokenize import Renderer
@@ -90,7 +89,7 @@ def export_for_server(
         if modelfile is not None:
             (folder / "Modelfile").write_text(modelfile, encoding="utf-8")
 
-    write_folder(plain_export.remove_empty(into), write, needs=_size(network, precision))
+    plain_export.write_new(into, write, needs=_size(network, precision))
     full = into.absolute()
     if format == "ollama":
         command = f"ollama create {_OLLAMA_NAME} -f {quote(str(full / 'Modelfile'))}"
@@ -117,7 +116,7 @@ def _export_adapter(
             folder / ADAPTER_FILE, artefact, conversion.config, conversion.family, name=conversion.name
         )
 
-    write_folder(plain_export.remove_empty(into), write, needs=_size(network, precision))
+    plain_export.write_new(into, write, needs=_size(network, precision))
     full = into.absolute()
     command = f"llama-server -m {quote(str(full / BASE_FILE))} --lora {quote(str(full / ADAPTER_FILE))} --jinja"
     return (f"llama.cpp serves it: {command}", *conversion.notes)

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from llmtune.data.rendering.text_bank import all_texts, describe_differences
 from llmtune.errors import InvalidJob
 from llmtune_local.serving.dialogue import Dialogue
-from llmtune_local.serving.text_bank import all_texts, describe_differences
 
 _HINT = "use --format merged, and serve the folder with vLLM or transformers"
 

@@ -13,15 +13,11 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from llmtune.errors import LlmtuneError, MissingExtra
-from llmtune.provider.chat import chat_message
 from llmtune_local.libraries import usable_cores
 from llmtune_local.worker.child_process import PYTHON, child_environment
-
-if TYPE_CHECKING:
-    from llmtune.data.example import Message
 
 #: Seconds in which llama.cpp must have loaded a file, and in which it must have given one answer.
 _LOADING_SECONDS = 600
@@ -43,6 +39,8 @@ class LlamaServer:
 
         self.address = address
         """Where it listens: `http://127.0.0.1:PORT`."""
+        self.key = key
+        """What requests must carry."""
         self.version = f"xllamacpp {version('xllamacpp')}"
         # Without the environment's proxies: it is this machine.
         self._client = httpx.Client(
@@ -53,29 +51,10 @@ class LlamaServer:
         """Close the connection; the server goes on."""
         self._client.close()
 
-    def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        """Return the prompt of a conversation, by the template in the file."""
-        return str(self._post("/apply-template", _conversation(messages, tools))["prompt"])
-
     def tokens(self, text: str, *, add_beginning: bool = True) -> tuple[int, ...]:
         """Return the tokens of a text, with the beginning token in front where the file asks for it."""
         body = {"content": text, "add_special": add_beginning, "parse_special": True}
         return tuple(self._post("/tokenize", body)["tokens"])
-
-    def answer(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], prompt: Sequence[int], max_tokens: int
-    ) -> tuple[str, int]:
-        """Return the greedy answer to a conversation, and how many tokens its prompt had.
-
-        Where it has tools, `prompt` is continued as text: the chat endpoint would turn calls into JSON.
-        """
-        greedy = {"temperature": 0, "cache_prompt": False}
-        if tools:
-            answer = self._post("/completion", {**greedy, "prompt": list(prompt), "n_predict": max_tokens})
-            return str(answer["content"]), int(answer["tokens_evaluated"])
-        body = {**_conversation(messages, ()), **greedy, "max_tokens": max_tokens, "reasoning_format": "none"}
-        answer = self._post("/v1/chat/completions", body)
-        return str(answer["choices"][0]["message"].get("content") or ""), int(answer["usage"]["prompt_tokens"])
 
     def likeliest(self, prompt: Sequence[int], count: int) -> list[int]:
         """Return the `count` likeliest next tokens after a prompt, the likeliest first."""
@@ -96,11 +75,6 @@ class LlamaServer:
             message = detail.get("message", detail) if isinstance(detail, dict) else detail
             raise LlmtuneError(f"llama.cpp answers {path} with {answer.status_code}: {message}")
         return document
-
-
-def _conversation(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    body: dict[str, Any] = {"messages": [chat_message(message) for message in messages]}
-    return {**body, "tools": [dict(tool) for tool in tools]} if tools else body
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A run's model is exported in the forms that its provider has, and compared where that can be done."""
+"""A run's model is exported in the forms that its provider has."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llmtune.errors import InvalidJob, LlmtuneError
-from llmtune.runs import evaluation, weight_export
+from llmtune.runs import weight_export
 
 MODEL: Any = object()
 
@@ -38,11 +38,8 @@ class ForServers(Plain):
         self.calls.append((format, into, precision))
         return ["serve it"]
 
-    def check_export(self, model: Any, folder: Path, examples: Sequence[Any]) -> Sequence[str]:
-        self.calls.append(("check", folder, len(examples)))
-        if len(examples) > 5:
-            raise LlmtuneError("llama.cpp is not installed")
-        return ["the same"]
+    def serve_export(self, model: Any, folder: Path) -> Any:
+        raise AssertionError("nothing is verified here")
 
 
 def export(provider: Any, format: Any, precision: Any = None) -> tuple[str, ...]:
@@ -72,16 +69,11 @@ def test_providers_without_the_form_say_so() -> None:
         export(SimpleNamespace(name="closed"), "adapter")
 
 
-def test_what_cannot_be_compared_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    test: list[Any] = []
-    monkeypatch.setattr(evaluation, "load_same_dataset", lambda record: SimpleNamespace(test=test))
-    record: Any = object()
+def test_nothing_is_said_where_nothing_is_asked_for() -> None:
+    def check(provider: Any, format: Any, rows: int) -> tuple[str, ...]:
+        nothing: Any = None
+        return weight_export.check(
+            nothing, nothing, provider, Path("out"), format, precision=None, rows=rows, say=lambda _: None
+        )
 
-    def check(provider: Any, rows: int) -> tuple[str, ...]:
-        return weight_export.check(record, provider, MODEL, Path("out"), rows)
-
-    assert check(ForServers(), 60) == ("not compared with the tuned model: the dataset has no test rows",)
-    test += range(10)
-    assert check(ForServers(), 5) == ("the same",)
-    assert check(ForServers(), 60) == ("not compared with the tuned model: llama.cpp is not installed",)
-    assert check(ForServers(), 0) == check(Plain(), 60) == ()
+    assert check(ForServers(), "gguf", 0) == check(ForServers(), "adapter", 60) == check(Plain(), "merged", 60) == ()

@@ -665,3 +665,26 @@ def test_a_sound_server_is_not_blamed(world: World, sound: type[ModelServer]) ->
     assert [difference.kind for difference in result.differences] == []
     assert result.verdict == "same", result.reason
     assert result.answers_same + result.answers_tied == result.rows
+
+
+class EmojiReadOtherwise(ModelServer):
+    shows = "llama"
+
+    def tokens(self, text: str) -> list[int]:
+        return super().tokens(text.replace("\U0001f389", "\U0001f389 "))
+
+
+def test_texts_that_are_read_otherwise_are_named_although_no_row_holds_them(world: World) -> None:
+    result = verify(world, EmojiReadOtherwise(world.tuned))
+    (difference,) = result.differences
+    assert (difference.kind, difference.drift, difference.rows) == ("tokenizer_differs", False, ())
+    assert "texts beside the rows are read as other tokens: emoji (1 of 2, such as" in difference.says
+    assert (result.verdict, result.prompts_same) == ("same", result.rows)
+
+
+def test_rows_that_are_not_reached_in_time_are_left_out(world: World) -> None:
+    with ModelServer(world.tuned).running() as address:
+        endpoint = Endpoint(address, model="tuned")
+        result = verify_endpoint(endpoint, world.reference, seconds=1e-6, patience=QUICK)
+    assert (result.verdict, result.rows, result.answers_same) == ("same", 8, 8)
+    assert "8 of 16 rows were asked: the others were not reached in 1e-06 s" in result.notes

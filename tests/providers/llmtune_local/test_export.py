@@ -93,6 +93,9 @@ def test_a_folder_with_something_in_it_is_left_alone(train: Callable[..., Any], 
     with pytest.raises(InvalidJob, match="is there already and is not empty"):
         export(trainer.folder.adapter, data_of(trainer), "merged", tmp_path / "full")
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine"]
+    beside = tmp_path / "full" / "mine" / "out"
+    with pytest.raises(InvalidJob, match=r"out cannot be written: .*mine is a file"):
+        export(trainer.folder.adapter, data_of(trainer), "merged", beside)
     (tmp_path / "empty").mkdir()
     export(trainer.folder.adapter, data_of(trainer), "adapter", tmp_path / "empty")
     assert (tmp_path / "empty" / "adapter_config.json").exists()
@@ -279,3 +282,20 @@ def test_a_model_of_text_and_images_is_handed_out_whole(
         safe_open(tmp_path / "merged" / "model.safetensors", "pt") as after,
     ):
         assert set(before.keys()) == set(after.keys())
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    from llmtune_local.export import write_new
+
+    def fail(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(folder / "model.safetensors"))
+
+    with pytest.raises(InvalidJob, match="out cannot be written: Permission denied"):
+        write_new(tmp_path / "new" / "out", fail, needs=1)
+    assert not list((tmp_path / "new").iterdir())
+
+    def read(folder: Path) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "/elsewhere/adapter.safetensors")
+
+    with pytest.raises(FileNotFoundError, match="elsewhere"):
+        write_new(tmp_path / "new" / "out", read, needs=1)

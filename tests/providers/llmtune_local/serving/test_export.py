@@ -62,14 +62,19 @@ def tune_run(folder: Path, model: str, **job: Any) -> Any:
 
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compare all rows, however busy the machine is."""
-    from llmtune_local.serving import check
+    """Verify all rows, however busy the machine is."""
+    from llmtune.runs import verify_export
 
-    monkeypatch.setattr(check, "_SECONDS", float("inf"))
+    monkeypatch.setattr(verify_export, "EXPORT_SECONDS", float("inf"))
 
 
-def read_check(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "check.json").read_text()))
+def read_result(run: Any, format: str, precision: str | None = None) -> Any:
+    """Return the verification of an export from the run's report; all its prompts are the same tokens."""
+    results = [result for result in run.report().verifications if result.export is not None]
+    (result,) = (result for result in results if (result.export.format, result.export.precision) == (format, precision))
+    assert (result.prompts, result.rows) == ("tokens", ROWS)
+    assert (result.prompts_compared, result.prompts_same) == (ROWS, ROWS)
+    return result
 
 
 @pytest.mark.slow
@@ -81,30 +86,25 @@ def test_tiny_answers_the_same_in_llama_cpp(unhurried: None, tmp_path: Path) -> 
     for precision, least in (("f16", 58), ("q8_0", 0)):
         folder = tmp_path / precision
         notes = run.export("gguf", folder, precision=precision)
-        check = read_check(folder)
-        assert (check["rows"], check["same_prompts"]) == (ROWS, ROWS)
-        assert check["same_answers"] >= least
+        result = read_result(run, "gguf", precision)
+        assert result.answers_same >= least
         assert f"llama-server -m {folder}/model-{precision}.gguf --jinja" in notes[0]
         # Its tokenizer is cut by a rule of its own, the nearest of llama.cpp's is not quite that.
         assert "contractions in capitals" in notes[1]
-        assert len(check["other_texts"]) < 4
-        assert f"held-out rows: the prompt is the same tokens on {ROWS}" in " ".join(notes)
-        assert not any(row["messages"][1]["content"] in json.dumps(check) for row in rows_of(tmp_path))
-    folder = tmp_path / "beside"
-    notes = run.export("gguf-adapter", folder)
-    check = read_check(folder)
-    assert (check["rows"], check["same_prompts"]) == (ROWS, ROWS)
-    assert check["same_answers"] >= 58
+        tokenizer = result.difference("tokenizer_differs")
+        assert not tokenizer.drift
+        assert "contractions in capitals (1 of 3" in tokenizer.says
+        assert f"prompts: {ROWS} of {ROWS} the same, token by token" in notes
+        assert sorted(path.name for path in folder.iterdir()) == [f"model-{precision}.gguf"]
+    assert read_result(run, "gguf", "f16").verdict == "same"
+    notes = run.export("gguf-adapter", tmp_path / "beside")
+    assert read_result(run, "gguf-adapter", "f16").answers_same >= 58
     assert "--lora" in notes[0]
-    folder = tmp_path / "merged"
-    run.export("merged", folder)
-    check = read_check(folder)
-    assert (check["server"], check["rows"], check["same_prompts"]) == ("transformers", ROWS, ROWS)
-    assert check["same_answers"] >= 58
-
-
-def rows_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
+    run.export("merged", tmp_path / "merged")
+    result = read_result(run, "merged")
+    assert result.answers_same >= 58
+    assert (result.verdict, result.differences) == ("same", ())
+    assert result.export.program.startswith("transformers ")
 
 
 @pytest.mark.slow
@@ -118,10 +118,9 @@ def test_smollm2_answers_the_same_in_llama_cpp(unhurried: None, tmp_path: Path) 
     run = tune_run(tmp_path, SMOLLM2, hyperparameters={"max_steps": 12, "batch_size": 8, "learning_rate": 1e-3})
     for precision, least in (("f16", 58), ("q8_0", 0)):
         run.export("gguf", tmp_path / precision, precision=precision)
-        check = read_check(tmp_path / precision)
-        assert (check["rows"], check["same_prompts"]) == (ROWS, ROWS)
-        assert check["same_answers"] >= least
-        assert check["other_texts"] == []
+        result = read_result(run, "gguf", precision)
+        assert result.answers_same >= least
+        assert result.difference("tokenizer_differs") is None
 
 
 # Folders, and what is refused

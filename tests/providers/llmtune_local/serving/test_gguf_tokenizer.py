@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from llmtune.data.rendering.text_bank import all_texts
 from llmtune.errors import InvalidJob
 from llmtune_local.serving import families, gguf_model, llama_cpp
 from llmtune_local.serving.dialogue import Dialogue
 from llmtune_local.serving.gguf_tokenizer import RULES, Vocabulary, choose_rule, read_vocabulary
-from llmtune_local.serving.text_bank import all_texts
 
 NO_DIALOGUE = Dialogue(None, False, ())
 
