@@ -179,8 +179,7 @@ class _SystemRunner:
         """Ask one system. Raises errors that a later call may not meet (`TransientError`) or that concern the rows."""
         if isinstance(generator, Unavailable):
             self.systems[name] = NotReported(generator.reason)
-            if isinstance(self.builder.panel, PanelRun) and name in ("base", self.tuned):
-                self.builder.panel.leave_out(self._panel_name(name), generator.reason)
+            self._leave_out_panel(name, generator.reason)
             self.builder.warn(f"the {name} model was not asked: {generator.reason}")
             return
         try:
@@ -199,14 +198,13 @@ class _SystemRunner:
             scrub_error(error)
             self.last_error = error
             self.systems.setdefault(name, NotReported(error.message))
+            self._leave_out_panel(name, error.message)
             self.builder.warn(f"the {name} model could not be evaluated: {error.message}")
 
     def run_panel(self, name: str, generator: Generator | Unavailable) -> None:
         """Ask a model the questions of the panel alone. Raises errors that a later call may not meet."""
-        panel = self.builder.panel
-        assert isinstance(panel, PanelRun)
         if isinstance(generator, Unavailable):
-            panel.leave_out(self._panel_name(name), generator.reason)
+            self._leave_out_panel(name, generator.reason)
             return
         try:
             with generator as opened:
@@ -216,7 +214,11 @@ class _SystemRunner:
         except LlmtuneError as error:
             from llmtune.redaction.secrets import scrub
 
-            panel.leave_out(self._panel_name(name), scrub(error.message))
+            self._leave_out_panel(name, scrub(error.message))
+
+    def _leave_out_panel(self, name: str, reason: str) -> None:
+        if isinstance(self.builder.panel, PanelRun) and name in ("base", self.tuned):
+            self.builder.panel.leave_out(self._panel_name(name), reason)
 
     def _panel_name(self, name: str) -> str:
         return "tuned" if name == self.tuned else name

@@ -109,6 +109,19 @@ class DatasetStatus(FrozenModel):
     """False when the dataset could not be read here (the findings say why)."""
 
 
+class PanelPlan(FrozenModel):
+    """A panel of questions outside the task, which the evaluation asks base and tuned model.
+
+    `name` is the panel's, `questions` their number; the tokens are estimates over all questions, for one model.
+    """
+
+    name: str
+    questions: int
+    prompt_tokens: int
+    answer_tokens: int
+    """Of the reference answers."""
+
+
 class LifecycleStatus(FrozenModel):
     """Whether the service takes this job today.
 
@@ -145,6 +158,9 @@ class Receipt(Rendered, FrozenModel):
 
     warnings: tuple[str, ...] = ()
     data: DatasetStatus = DatasetStatus()
+    panel: PanelPlan | None = None
+    """Questions outside the task; None where the job asks for none, or nothing is evaluated."""
+
     request: Request | None = None
     cost: CostEstimate = CostEstimate(unknown="not estimated")
     lifecycle: LifecycleStatus = LifecycleStatus()

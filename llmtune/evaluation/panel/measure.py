@@ -94,8 +94,8 @@ class PanelRun:
             self._answers[name] = NotReported(next(iter(answers.left_out.values())))
 
     def leave_out(self, name: str, reason: str) -> None:
-        """Note why a model is not asked."""
-        self._answers[name] = NotReported(reason)
+        """Note why a model is not asked, unless it has been."""
+        self._answers.setdefault(name, NotReported(reason))
 
     def _build_task(self) -> Questions:
         limit = token_limit(self.panel.rows, self.spec.model_copy(update={"max_tokens": None}))
@@ -121,6 +121,8 @@ class PanelRun:
         systems: dict[str, PanelSystem | NotReported] = {
             name: answers
             if isinstance(answers, NotReported)
+            else NotReported("no question was asked of both models")
+            if not common
             else _build_system(
                 name, answers, right[name], len(questions), Resampling(resamples=resamples, seed=self.seed)
             )
