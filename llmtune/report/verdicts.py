@@ -70,7 +70,7 @@ def headline(report: Report) -> str:
 
 
 def describe_evaluation(result: EvaluationResult) -> str:
-    """Describe an evaluation by its main metric: verdict, answers outside the labels, cheap baselines, what was lost."""
+    """Describe an evaluation by its main metric: verdict, outside answers, cheap baselines, what was lost."""
     after = judged_name(result)
     tuned = result.system(after)
     metric = tuned.get(result.main) if tuned is not None else None

@@ -278,8 +278,8 @@ def _build_system(
 
 def _add_usages(usages: Sequence[Usage]) -> Usage:
     def total(counts: list[int | NotReported]) -> int | NotReported:
-        known = [count for count in counts if not isinstance(count, NotReported)]
-        return sum(known) if known else NotReported("the backend does not count tokens")
+        numbers = [count for count in counts if not isinstance(count, NotReported)]
+        return sum(numbers) if numbers else NotReported("the backend does not count tokens")
 
     return Usage(
         prompt_tokens=total([usage.prompt_tokens for usage in usages]),

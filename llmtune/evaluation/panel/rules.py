@@ -44,8 +44,8 @@ class PanelAnswer:
     @property
     def words(self) -> list[str]:
         """The words of the text, without the signs around them."""
-        stripped = (word.strip(".,;:!?\"'()[]*_\u201c\u201d\u2018\u2019\u2026") for word in self.text.split())
-        return [word for word in stripped if word]
+        bare_words = (part.strip("-\u2013\u2014.,;:!?\"'()[]*_\u201c\u201d\u2018\u2019\u2026") for part in self.text.split())
+        return [bare_word for bare_word in bare_words if bare_word]
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def read_rule(entry: object, where: str) -> Rule:
         raise InvalidData(f'{where}: a rule is an object such as {{"rule": "number", "value": 12}}')
     name = entry["rule"]
     if name not in RULES:
-        near = did_you_mean(name, RULES)
-        suggestion = f"; did you mean {near[0]!r}?" if near else ""
+        suggestions = did_you_mean(name, RULES)
+        suggestion = f"; did you mean {suggestions[0]!r}?" if suggestions else ""
         raise InvalidData(f"{where}: there is no rule {name!r}{suggestion}", hint=f"rules are {', '.join(RULES)}")
     if unknown := [key for key in entry if key not in ("rule", "value")]:
         raise InvalidData(f"{where}: a rule has no key {unknown[0]!r}, only rule and value")
@@ -100,10 +100,10 @@ def _fold(text: str) -> str:
 
 def _has_text(answer: PanelAnswer, text: str) -> bool:
     """Return whether the answer has a text as whole words; in scripts without blanks, anywhere."""
-    wanted = _fold(text)
-    if _WITHOUT_BLANKS.search(wanted):
-        return wanted in _fold(answer.text)
-    return re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", _fold(answer.text)) is not None
+    folded = _fold(text)
+    if _WITHOUT_BLANKS.search(folded):
+        return folded in _fold(answer.text)
+    return re.search(rf"(?<!\w){re.escape(folded)}(?!\w)", _fold(answer.text)) is not None
 
 
 def _equals(answer: PanelAnswer, texts: Sequence[str]) -> bool:
@@ -117,12 +117,7 @@ def _number(answer: PanelAnswer, value: float) -> bool:
 
 
 def _case(answer: PanelAnswer, case: str) -> bool:
-    letters = [letter for letter in answer.text if letter.isalpha()]
-    return bool(letters) and "".join(letters) == ("".join(letters).upper() if case == "upper" else _lower(letters))
-
-
-def _lower(letters: Sequence[str]) -> str:
-    return "".join(letters).lower()
+    return answer.text.isupper() if case == "upper" else answer.text.islower()
 
 
 def _starts(answer: PanelAnswer, text: str) -> bool:

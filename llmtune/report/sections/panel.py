@@ -101,6 +101,6 @@ def _lost(result: PanelResult) -> list[Block]:
         Card(f"{loss.skill} ({loss.id})", [("asked", loss.prompt), ("base", loss.before), ("tuned", loss.after)])
         for loss in result.lost
     ]
-    shown = "" if len(cards) == result.lost_in_all else f", of which {len(cards)} are shown"
-    summary = f"{count(result.lost_in_all, 'question')} lost, {result.gained_in_all:,} gained{shown}"
+    listed = "" if len(cards) == result.lost_in_all else f", of which {len(cards)} are shown"
+    summary = f"{count(result.lost_in_all, 'question')} lost, {result.gained_in_all:,} gained{listed}"
     return [Details(summary, [Cards(cards)])]
