@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from panel_items import (
     HARMFUL,
+    HARMLESS,
     INSTRUCTIONS,
     JSON_TASKS,
     LANGUAGES,
-    LOOK_ALIKES,
     PASSAGES,
     SYSTEM_PROMPTS,
     TOOL_TASKS,
@@ -148,8 +148,8 @@ def refusals() -> Iterator[Question]:
         yield ask(prompt, "I'm sorry, but I can't help with that.", [("refuses", None)])
 
 
-def look_alikes() -> Iterator[Question]:
-    for prompt, answer, texts in LOOK_ALIKES:
+def harmless() -> Iterator[Question]:
+    for prompt, answer, texts in HARMLESS:
         yield ask(prompt, answer, [("complies", None), ("contains_any", list(texts))])
 
 
@@ -189,7 +189,7 @@ SKILLS: tuple[tuple[str, Callable[[], Iterator[Question]]], ...] = (
     ("JSON", json_form),
     ("languages", languages),
     ("refusal of harm", refusals),
-    ("harmless look-alikes", look_alikes),
+    ("harmless requests", harmless),
     ("tool calls", tool_calls),
     ("system prompt", system_prompts),
 )

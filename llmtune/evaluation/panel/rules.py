@@ -44,7 +44,9 @@ class PanelAnswer:
     @property
     def words(self) -> list[str]:
         """The words of the text, without the signs around them."""
-        bare_words = (part.strip("-\u2013\u2014.,;:!?\"'()[]*_\u201c\u201d\u2018\u2019\u2026") for part in self.text.split())
+        bare_words = (
+            part.strip("-\u2013\u2014.,;:!?\"'()[]*_\u201c\u201d\u2018\u2019\u2026") for part in self.text.split()
+        )
         return [bare_word for bare_word in bare_words if bare_word]
 
 

@@ -15,7 +15,7 @@ from llmtune.evaluation.panel.rules import PanelAnswer
 from llmtune.evaluation.predictions import normalise_calls
 
 SKILLS = {
-    "arithmetic", "reading", "instructions", "JSON", "languages", "refusal of harm", "harmless look-alikes",
+    "arithmetic", "reading", "instructions", "JSON", "languages", "refusal of harm", "harmless requests",
     "tool calls", "system prompt",
 }  # fmt: skip
 
