@@ -258,7 +258,7 @@ class PanelSkill(DocumentedModel):
 class PanelLoss(DocumentedModel):
     """A question that the base model answers right and the tuned model does not.
 
-    `id` and `skill` are the question's; `before` is the base model's answer, `after` the tuned model's.
+    `id`, `skill` and `prompt` are the question's; `before` is the base model's answer, `after` the tuned model's.
     """
 
     id: str
@@ -310,7 +310,7 @@ class PanelResult(DocumentedModel):
         return system if isinstance(system, PanelSystem) else None
 
     def test(self, metric: str) -> PanelTest | None:
-        """Return the test of a figure, "accuracy" or "log_likelihood"; None if there is none."""
+        """Return the test by a `metric`, "accuracy" or "log_likelihood"; None if there is none."""
         return next((test for test in self.tests if test.comparison.metric == metric), None)
 
 

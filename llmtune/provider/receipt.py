@@ -112,7 +112,8 @@ class DatasetStatus(FrozenModel):
 class PanelPlan(FrozenModel):
     """A panel of questions outside the task, which the evaluation asks base and tuned model.
 
-    `name` is the panel's, `questions` their number; the tokens are estimates over all questions, for one model.
+    `name` is the panel's, `questions` their number. `prompt_tokens` and `answer_tokens` are estimates over all of them,
+    for one model.
     """
 
     name: str

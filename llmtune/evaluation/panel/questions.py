@@ -94,8 +94,11 @@ def _read_panel(path: Path, name: str) -> Panel:
     if not path.is_file():
         what = "is not a regular file" if path.exists() else "does not exist"
         raise InvalidData(f"evaluation.panel: {name} {what}", hint="true asks the panel that llmtune ships")
-    with path.open("rb") as file:
-        data = file.read(_MOST_BYTES + 1)
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise InvalidData(f"evaluation.panel: {name} cannot be read: {error.strerror}") from error
     if len(data) > _MOST_BYTES:
         raise InvalidData(f"evaluation.panel: {name} has more than {_MOST_BYTES >> 20} MiB")
     questions = tuple(_read_questions(data, name))

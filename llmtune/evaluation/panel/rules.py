@@ -136,10 +136,9 @@ def _json(answer: PanelAnswer, value: Any) -> bool:
     text = answer.text.strip()
     fenced = _FENCE.match(text)
     try:
-        got = json.loads(fenced.group(1) if fenced else text)
+        return _same_json(json.loads(fenced.group(1) if fenced else text), value)
     except (ValueError, RecursionError):
         return False
-    return _same_json(got, value)
 
 
 def _same_json(got: Any, value: Any) -> bool:
