@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llmtune.metrics.decisions import Decision
     from llmtune.provider.generation import Generation
     from llmtune.report.gate import GateResult
+    from llmtune.report.panel_gate import PanelGateResult
     from llmtune.report.promise_gate import PromiseGateResult
     from llmtune.report.schema import Report
     from llmtune.runs.tuned_model import TunedModel
@@ -110,6 +111,12 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Evaluate at most this many rows, instead of the job's evaluation.max_rows."),
     ] = None,
+    panel: Annotated[
+        str | None,
+        typer.Option(
+            help="Ask base and tuned model the questions of this panel too: general, or a file.", show_default=False
+        ),
+    ] = None,
     deploy: Annotated[
         bool | None,
         typer.Option("--deploy/--no-deploy", help="Allow a deployment that costs money while the evaluation lasts."),
@@ -126,6 +133,7 @@ def evaluate(
     updated = open_run(run, "succeeded").evaluate(
         dataset,
         max_rows=max_rows,
+        panel=panel,
         deploy=deploy,
         on_progress=lambda text: err.print(text, markup=False, soft_wrap=True),
     )
@@ -161,15 +169,34 @@ def gate(
         float | None,
         typer.Option(help="With --abstain-error: the share of rows that must be answered.", show_default=False),
     ] = None,
+    panel_margin: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            metavar="MARGIN",
+            help="Without a baseline: pass only if the panel rules out that the tuned model is worse than its base by"
+            " more than this: percentage points of accuracy, or nats per token with --metric log_likelihood.",
+            show_default=False,
+        ),
+    ] = None,
     comment: Annotated[
         Path | None, typer.Option(help="Also write the Markdown comment to this file (for a pull request).")
     ] = None,
     shape: AsFormat = Format.TERMINAL,
     as_json: AsJson = False,
 ) -> None:
-    """Test a run against a baseline or a promise: exits with 0 if it passes, 5 if not, 6 if that is unclear."""
+    """Test a run against a baseline, a promise or its panel: exits with 0 if it passes, 5 if not, 6 if unclear."""
     from llmtune.report.gate import gate as decide
 
+    if panel_margin is not None:
+        if baseline is not None or better or not_worse is not None:
+            raise typer.BadParameter("the panel is tested without a baseline", param_hint="--panel-margin")
+        if abstain_error is not None or min_coverage is not None:
+            raise typer.BadParameter("test a promise by another command", param_hint="--panel-margin")
+        from llmtune.report.panel_gate import gate_panel
+
+        on_panel = gate_panel(_load_report(run), margin=panel_margin, metric=metric or "accuracy")
+        _print_verdict(on_panel, (on_panel.reason,), comment, Format.JSON if as_json else shape)
     if abstain_error is not None or min_coverage is not None:
         if abstain_error is None or min_coverage is None:
             raise typer.BadParameter("a promise takes both", param_hint="--abstain-error / --min-coverage")
@@ -188,7 +215,10 @@ def gate(
 
 
 def _print_verdict(
-    result: GateResult | PromiseGateResult, sentences: Sequence[str], comment: Path | None, shape: Format
+    result: GateResult | PromiseGateResult | PanelGateResult,
+    sentences: Sequence[str],
+    comment: Path | None,
+    shape: Format,
 ) -> NoReturn:
     """Print whether a run passes, write the comment where one is wanted, and exit by the verdict."""
     from llmtune.cli.output import out, print_json, write_text
@@ -200,7 +230,8 @@ def _print_verdict(
     elif shape is Format.MARKDOWN:
         write_text(result.to_markdown())
     else:
-        mark, colour = ("passed", "green") if result.passed else ("not passed", "red")
+        marks = {0: ("passed", "green"), 5: ("not passed", "red")}
+        mark, colour = marks.get(result.exit_code, ("undecided", "yellow"))
         out.print(mark, style=f"bold {colour}", markup=False)
         for line in sentences:
             out.print(line, markup=False, soft_wrap=True)

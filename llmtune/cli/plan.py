@@ -347,6 +347,9 @@ class _ReceiptPrinter:
                 from llmtune.report.verdicts import held_out_power
 
                 self._print_line("test", held_out_power(data.evaluated))
+        if (panel := self._receipt.panel) is not None:
+            text = f"{panel.questions:,} questions of {panel.name!r} are asked of base and tuned model"
+            self._print_line("panel", f"{text}, about {panel.prompt_tokens:,} tokens each")
         if data.errors or data.warnings:
             from llmtune.report.format import count as amount
 

@@ -18,6 +18,7 @@ from llmtune.evaluation.cache import AnswerCache
 from llmtune.evaluation.cheap_models import nearest_answers, predict_probabilities
 from llmtune.evaluation.decisions import LabelledScores, measure_decisions
 from llmtune.evaluation.inference import Answer
+from llmtune.evaluation.panel.measure import PanelRun
 from llmtune.evaluation.predictions import (
     ModelAccess,
     Predictions,
@@ -27,8 +28,9 @@ from llmtune.evaluation.predictions import (
     labels_in,
     score_part,
     score_texts,
+    sum_usage,
 )
-from llmtune.evaluation.results import EvaluationResult, Fit, Latency, Majority, MetricValue, SystemResult, Usage
+from llmtune.evaluation.results import EvaluationResult, Fit, Latency, Majority, MetricValue, PanelResult, SystemResult
 from llmtune.evaluation.sampling import find_contradictions, row_ids
 from llmtune.evaluation.scoring import RowData
 from llmtune.evaluation.task import Part, Questions, ScoringOptions, resolve_task
@@ -67,6 +69,10 @@ class AnswerOptions:
 
     on_progress: OnProgress | None = None
     """Called as answers come in."""
+
+    panel: PanelRun | NotReported | None = None
+    """Questions outside the task, which "base" and the tuned model are asked too; the reason where they cannot be
+    asked; None asks none."""
 
     def for_system(self, name: str, title: str) -> ModelAccess:
         """Return the access to one system; its progress is reported under `title`."""
@@ -107,7 +113,7 @@ def evaluate(
         fit_rows: how many training and validation rows the tuned model is asked as well, to tell underfitting from
             overfitting. 0 asks none (a vendor bills them).
         scoring: labels, metrics, rule and seed.
-        answering: cache, retries and progress.
+        answering: cache, retries, progress, and a panel of questions outside the task.
 
     Returns:
         The metrics of every system, with intervals, and the comparisons.
@@ -135,7 +141,10 @@ def evaluate(
         builder.warn(f"{len(part.rows):,} of {len(test):,} test rows were evaluated (evaluation.max_rows)")
     tuned = "tuned" if "tuned" in generators else list(generators)[-1]
     fit_parts = {"train": train, "validation": validation} if fit_rows else {}
+    builder.panel = panel = answering.panel
     runner = _SystemRunner(builder, answering, tuned, fit_parts, fit_rows)
+    if isinstance(panel, PanelRun) and panel.base is not None and "base" not in generators:
+        runner.run_panel("base", panel.base)
     for name, generator in generators.items():
         runner.run(name, generator)
     systems = runner.systems
@@ -170,6 +179,7 @@ class _SystemRunner:
         """Ask one system. Raises errors that a later call may not meet (`TransientError`) or that concern the rows."""
         if isinstance(generator, Unavailable):
             self.systems[name] = NotReported(generator.reason)
+            self._leave_out_panel(name, generator.reason)
             self.builder.warn(f"the {name} model was not asked: {generator.reason}")
             return
         try:
@@ -188,7 +198,36 @@ class _SystemRunner:
             scrub_error(error)
             self.last_error = error
             self.systems.setdefault(name, NotReported(error.message))
+            self._leave_out_panel(name, error.message)
             self.builder.warn(f"the {name} model could not be evaluated: {error.message}")
+
+    def run_panel(self, name: str, generator: Generator | Unavailable) -> None:
+        """Ask a model the questions of the panel alone. Raises errors that a later call may not meet."""
+        if isinstance(generator, Unavailable):
+            self._leave_out_panel(name, generator.reason)
+            return
+        try:
+            with generator as opened:
+                self._ask_panel(name, opened)
+        except (TransientError, MissingExtra, StoreUnavailable):
+            raise
+        except LlmtuneError as error:
+            from llmtune.redaction.secrets import scrub
+
+            self._leave_out_panel(name, scrub(error.message))
+
+    def _leave_out_panel(self, name: str, reason: str) -> None:
+        if isinstance(self.builder.panel, PanelRun) and name in ("base", self.tuned):
+            self.builder.panel.leave_out(self._panel_name(name), reason)
+
+    def _panel_name(self, name: str) -> str:
+        return "tuned" if name == self.tuned else name
+
+    def _ask_panel(self, name: str, generator: Generator) -> None:
+        panel = self.builder.panel
+        if isinstance(panel, PanelRun) and name in ("base", self.tuned):
+            access = self.answering.for_system(name, f"{name} on panel questions")
+            panel.ask(self._panel_name(name), generator, access)
 
     def _ask(self, name: str, generator: Generator) -> None:
         questions = self.builder.questions
@@ -198,6 +237,7 @@ class _SystemRunner:
         elif self.base is not None:
             add_implicit_rewards(predictions, self.base)
         self.systems[name] = system = self.builder.build_system(name, predictions)
+        self._ask_panel(name, generator)
         if name == self.tuned and (held := self.builder.held) is not None:
             access = self.answering.for_system(name, f"{name} on {held.name} rows")
             try:
@@ -225,6 +265,9 @@ class _ResultBuilder:
     resamples: int
     held: Part | None = None
     """Validation rows to calibrate on; None calibrates nothing."""
+
+    panel: PanelRun | NotReported | None = None
+    """Questions outside the task; the reason where they cannot be asked; None asks none."""
 
     warnings: list[str] = field(default_factory=list)
 
@@ -261,7 +304,7 @@ class _ResultBuilder:
                 for answer in predictions.answers
             ),
             latency=_summarise_latency(predictions.answers),
-            usage=_sum_usage(predictions),
+            usage=sum_usage(predictions),
             scores={metric: tuple(column) for metric, column in predictions.scores.items()},
             predicted=None if predictions.predicted is None else tuple(predictions.predicted),
             token_rows=None if predictions.token_rows is None else tuple(predictions.token_rows),
@@ -411,6 +454,7 @@ class _ResultBuilder:
             majority=majority,
             comparisons=tuple(self._compare_systems(answered, tuned, always)),
             fit=fit,
+            panel=self._measure_panel(),
             contradictions=tuple(clashes),
             warnings=tuple(self.warnings),
             resamples=self.resamples,
@@ -424,6 +468,20 @@ class _ResultBuilder:
             if by_text
             else {},
         )
+
+    def _measure_panel(self) -> PanelResult | NotReported | None:
+        if isinstance(self.panel, NotReported):
+            self.warn(f"the panel was not asked: {self.panel.reason}")
+            return self.panel
+        if self.panel is None:
+            return None
+        result = self.panel.build_result(resamples=self.resamples)
+        for name, system in result.systems.items():
+            if isinstance(system, NotReported):
+                self.warn(f"the {name} model was not asked the panel: {system.reason}")
+        for kind, reason in result.left_out.items():
+            self.warn(f"the panel was asked without its {kind}: {reason}")
+        return result
 
     def _compare_systems(self, answered: list[SystemResult], tuned: str, always: RowData | None) -> list[Comparison]:
         labels = len(self.questions.labels or ())
@@ -479,20 +537,3 @@ def _summarise_latency(answers: Sequence[Answer]) -> Latency | NotReported:
         return seconds[low] + (seconds[high] - seconds[low]) * (position - low)
 
     return Latency(p50=at(0.5), p95=at(0.95), answers=len(seconds))
-
-
-def _sum_usage(predictions: Predictions) -> Usage:
-    generations = [answer.generation for answer in predictions.answers if answer.generation is not None]
-
-    def total(counts: list[int | None]) -> int | NotReported:
-        counted = [count for count in counts if count is not None]
-        if not counts:
-            return NotReported("nothing was generated")
-        return sum(counted) if len(counted) == len(counts) else NotReported("the backend does not count tokens")
-
-    return Usage(
-        prompt_tokens=total([generation.prompt_tokens for generation in generations]),
-        completion_tokens=total([generation.completion_tokens for generation in generations]),
-        asked=predictions.asked,
-        cached=predictions.cached,
-    )

@@ -14,11 +14,12 @@ from llmtune.data.hashing import turn_text
 from llmtune.evaluation import scoring
 from llmtune.evaluation.cache import AnswerCache, answer_key
 from llmtune.evaluation.inference import ASKING, Answer, generate_answers, score_labels
+from llmtune.evaluation.results import Usage
 from llmtune.evaluation.sampling import build_requests, expected_text
 from llmtune.evaluation.scoring import RowData
 from llmtune.evaluation.task import Part, Questions
 from llmtune.metrics.calibration import brier_scores, log_losses, to_probabilities
-from llmtune.metrics.points import TokenStats
+from llmtune.metrics.points import NotReported, TokenStats
 from llmtune.provider.generation import Generation, Generator, LabelScorer, TokenScorer
 
 
@@ -248,7 +249,7 @@ def _format_generation(generation: Generation) -> str:
         return generation.text
     calls = tuple(
         ToolCall("", name, arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False))
-        for name, arguments in _normalise_calls(generation.tool_calls)
+        for name, arguments in normalise_calls(generation.tool_calls)
     )
     return turn_text(Message("assistant", generation.text or None, calls))
 
@@ -314,10 +315,11 @@ def _match_calls(row: Example, answer: Answer) -> float:
     expected = row.answer()
     if expected is None or answer.generation is None:
         return 0.0
-    return float(_normalise_calls(expected.tool_calls) == _normalise_calls(answer.generation.tool_calls))
+    return float(normalise_calls(expected.tool_calls) == normalise_calls(answer.generation.tool_calls))
 
 
-def _normalise_calls(calls: Sequence[Any]) -> list[tuple[str, Any]]:
+def normalise_calls(calls: Sequence[Any]) -> list[tuple[str, Any]]:
+    """Return tool calls as (name, arguments), with arguments that are JSON as data."""
     plain: list[tuple[str, Any]] = []
     for call in calls:
         fields = call if isinstance(call, dict) else {"name": call.name, "arguments": call.arguments}
@@ -327,3 +329,21 @@ def _normalise_calls(calls: Sequence[Any]) -> list[tuple[str, Any]]:
         except (TypeError, ValueError):
             plain.append((str(fields.get("name")), arguments))
     return plain
+
+
+def sum_usage(predictions: Predictions) -> Usage:
+    """Return the tokens of all questions and answers, as the backend counts them."""
+    generations = [answer.generation for answer in predictions.answers if answer.generation is not None]
+
+    def total(counts: list[int | None]) -> int | NotReported:
+        counted = [count for count in counts if count is not None]
+        if not counts:
+            return NotReported("nothing was generated")
+        return sum(counted) if len(counted) == len(counts) else NotReported("the backend does not count tokens")
+
+    return Usage(
+        prompt_tokens=total([generation.prompt_tokens for generation in generations]),
+        completion_tokens=total([generation.completion_tokens for generation in generations]),
+        asked=predictions.asked,
+        cached=predictions.cached,
+    )

@@ -19,6 +19,9 @@ from llmtune.metrics.text import TokenFigures
 #: Scored by the likelihood of each label, by the generated text, or by loss alone.
 ScoredBy = Literal["likelihood", "text", "loss"]
 
+#: Of a test of non-inferiority.
+PanelVerdict = Literal["not worse", "worse", "undecided"]
+
 
 class MetricValue(DocumentedModel):
     """One metric of one system on the evaluated rows.
@@ -207,6 +210,110 @@ class Fit(DocumentedModel):
     """The sampled training rows of highest loss, where the backend has logits."""
 
 
+class PanelSystem(DocumentedModel):
+    """One model on the panel: `accuracy` by the rules of each question, `log_likelihood` of the reference answers.
+
+    `usage` are the tokens of its questions and answers.
+    """
+
+    name: str
+    accuracy: MetricValue
+    log_likelihood: MetricValue | NotReported
+    """Mean over the tokens of all reference answers, in nats."""
+
+    right: tuple[int | None, ...] = ()
+    """1 where the answer keeps the rules, else 0, by question; None for questions that were left out."""
+
+    token_rows: tuple[tuple[Number, int] | None, ...] | None = None
+    """(summed log-likelihood in nats, tokens) of each reference answer, where the backend has logits."""
+
+    failed: int = 0
+    """Questions that the backend refused to answer; they count as wrong."""
+
+    usage: Usage | NotReported = NotReported("nothing was generated")
+
+
+class PanelTest(DocumentedModel):
+    """Whether the tuned model is worse than its base by more than a `margin`, by one figure of the panel.
+
+    `comparison` is paired by question; `margin` is in the figure's own `unit` (shares are 0..1). The `verdict` is "not
+    worse" where the whole interval lies above a loss of the margin, "worse" where it lies below, else "undecided".
+    """
+
+    comparison: Comparison
+    unit: str
+    margin: Number
+    verdict: PanelVerdict
+
+
+class PanelSkill(DocumentedModel):
+    """One skill of the panel: its number of `questions`, and the shares that base and tuned model answer right."""
+
+    skill: str
+    questions: int
+    base: Number
+    tuned: Number
+
+
+class PanelLoss(DocumentedModel):
+    """A question that the base model answers right and the tuned model does not.
+
+    `id`, `skill` and `prompt` are the question's; `before` is the base model's answer, `after` the tuned model's.
+    """
+
+    id: str
+    skill: str
+    prompt: str
+    before: str
+    after: str
+
+
+class PanelResult(DocumentedModel):
+    """Base and tuned model on questions outside the task: what else has tuning changed?
+
+    `name` is the panel's, `sha256` identifies its content, `questions` are those that both models were asked.
+    `systems` has each model's result by name, `tests` those of non-inferiority, `skills` the figures by skill.
+    """
+
+    name: str
+    sha256: str
+    questions: int
+    ids: tuple[str, ...] = ()
+    """The ids of all questions, in order."""
+
+    left_out: dict[str, str] = {}
+    """By kind of question that a model could not be asked, the reason."""
+
+    systems: dict[str, PanelSystem | NotReported] = {}
+    tests: tuple[PanelTest, ...] = ()
+    skills: tuple[PanelSkill, ...] = ()
+    lost: tuple[PanelLoss, ...] = ()
+    """The first questions that were lost, skill by skill."""
+
+    lost_in_all: int = 0
+    """How many were lost."""
+
+    gained_in_all: int = 0
+    """How many the tuned model alone answers right."""
+
+    @property
+    def verdict(self) -> PanelVerdict | None:
+        """The verdict over all tests: "worse" if one says so, "not worse" if all do; None where there is none."""
+        verdicts = {test.verdict for test in self.tests}
+        if not verdicts:
+            return None
+        return "worse" if "worse" in verdicts else "undecided" if "undecided" in verdicts else "not worse"
+
+    def system(self, name: str) -> PanelSystem | None:
+        """Return the result of a model; None if it did not answer."""
+        system = self.systems.get(name)
+        return system if isinstance(system, PanelSystem) else None
+
+    def test(self, metric: str) -> PanelTest | None:
+        """Return the test by a `metric`, "accuracy" or "log_likelihood"; None if there is none."""
+        return next((test for test in self.tests if test.comparison.metric == metric), None)
+
+
 class EvaluationResult(DocumentedModel):
     """Base and tuned model on held-out rows: metrics with intervals, comparisons, and the worst rows.
 
@@ -245,6 +352,9 @@ class EvaluationResult(DocumentedModel):
     """Tuned model against each other system and, by accuracy, against the majority class; one per metric."""
 
     fit: Fit | None = None
+    panel: PanelResult | NotReported | None = None
+    """Base and tuned model on questions outside the task; None where the job asks for none."""
+
     contradictions: tuple[Contradiction, ...] = ()
     warnings: tuple[str, ...] = ()
     level: Annotated[float, Field(gt=0, lt=1)] = LEVEL

@@ -339,6 +339,10 @@ class EvaluationSpec(StrictModel):
     """Choose a confidence below which answers are withheld, so that of the others at most a share is wrong; None
     promises nothing."""
 
+    panel: bool | str = False
+    """Ask base and tuned model questions outside the task too, to see what else tuning has changed: true (the panel
+    that llmtune ships), the name of a panel, or the path of a file (docs/panel.md). false asks none."""
+
     temperature: Annotated[float, Field(ge=0)] = 0.0
     """Sampling temperature of the answers. >= 0; 0 is greedy."""
 
@@ -374,11 +378,30 @@ class EvaluationSpec(StrictModel):
             raise ValueError("baseline and baselines exclude each other: baselines is the newer name")
         return fields if data["baseline"] else fields | {"baselines": UNASKED_BASELINES}
 
+    @field_validator("panel")
+    @classmethod
+    def _name_panel(cls, panel: bool | str) -> bool | str:
+        if isinstance(panel, str) and not panel.strip():
+            raise ValueError("panel is true, false, the name of a panel or the path of a file, not an empty text")
+        return panel
+
+    def relative_to(self, folder: Path) -> EvaluationSpec:
+        """Return the same spec with the path of a panel resolved against `folder` (where the job file is)."""
+        panel = self.panel
+        if isinstance(panel, bool) or not is_panel_path(panel) or Path(panel).expanduser().is_absolute():
+            return self
+        return self.model_copy(update={"panel": str(folder / panel)})
+
     def measures(self, baseline: Baseline, *, free: bool = False) -> bool:
         """Return whether the tuned model is compared with a baseline; `free` says that answers cost nothing."""
         if self.baselines is not None:
             return baseline in self.baselines
         return baseline != "few_shot" or free
+
+
+def is_panel_path(panel: str) -> bool:
+    """Return whether `EvaluationSpec.panel` is the path of a file rather than a name."""
+    return panel.endswith((".jsonl", ".json")) or "/" in panel or "\\" in panel
 
 
 def _as_dataset(value: Any) -> Any:
@@ -446,6 +469,10 @@ class TuningJob(Rendered, StrictModel):
             provider_options: dict[str, dict[str, Any]] = ...,
         ) -> None: ...
 
+    def _check_rules(self) -> None:
+        if self.method == "classification" and self.evaluation.panel is not False:
+            raise ValueError("evaluation.panel asks for texts, and a classifier answers with labels alone")
+
     @model_validator(mode="before")
     @classmethod
     def _not_yet(cls, data: Any) -> Any:
@@ -484,7 +511,13 @@ class TuningJob(Rendered, StrictModel):
             error.message = locate_faults(path, error)
             error.args = (error.message,)
             raise
-        return job.model_copy(update={"dataset": job.dataset.relative_to(path.parent)})
+        return job.relative_to(path.parent)
+
+    def relative_to(self, folder: Path) -> TuningJob:
+        """Return the same job with the relative paths of its files resolved against `folder`."""
+        return self.model_copy(
+            update={"dataset": self.dataset.relative_to(folder), "evaluation": self.evaluation.relative_to(folder)}
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the job as YAML or JSON, by the ending of `path`; unset fields are left out."""

@@ -82,6 +82,19 @@ SENTENCES: Final[dict[str, str]] = {
     "not_worse_uncertain": (
         "The run may be worse than the baseline by more than {margin}: {moved} ({change}) on {rows}."
     ),
+    # The panel: base and tuned model outside the task.
+    "panel_not worse": (
+        "The tuned model is not worse than its base by more than {margin} outside the task: {moved} ({change})."
+    ),
+    "panel_worse": "The tuned model is worse than its base by more than {margin} outside the task: {moved} ({change}).",
+    "panel_undecided": (
+        "The tuned model may be worse than its base by more than {margin} outside the task: {moved} ({change}) on"
+        " {questions}."
+    ),
+    "panel_floor": (
+        "The base model answers only {share} of the questions right, so accuracy has little to lose{likelihood}."
+    ),
+    "panel_floor_likelihood": "; the likelihood of the reference answers says more",
     # A board.
     "no_result_at_all": "No member has a result.",
     "only_one_result": "{name} is the only member with a result.",

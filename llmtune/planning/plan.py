@@ -14,6 +14,7 @@ from llmtune import _clock
 from llmtune.errors import InvalidData, InvalidJob, LlmtuneError
 from llmtune.job.spec import TuningJob
 from llmtune.planning.job_cost import estimate_cost
+from llmtune.planning.panel import plan_panel
 from llmtune.provider.abilities import (
     SuggestsAdapter,
     SupportsDeploymentCheck,
@@ -68,7 +69,8 @@ def plan(
 
     Raises:
         InvalidJob: the job names no model for this provider, or its options are wrong.
-        UnknownName: there is no such provider.
+        UnknownName: there is no such provider, or no panel of that name.
+        InvalidData: the panel's file cannot be read.
     """
     backend = get_provider(provider)
     if dataset is None:
@@ -82,6 +84,7 @@ def plan(
     if status.rows.get("test"):
         status = status.model_copy(update={"evaluated": min(status.rows["test"], job.evaluation.max_rows)})
     receipt = translate(job, target, capabilities, rows=status.rows.get("train"))
+    receipt = receipt.model_copy(update=plan_panel(job, status, receipt.warnings))
     lifecycle = get_lifecycle_status(capabilities.lifecycle, today or _clock.today())
     if missing := explain_missing_model(target, backend):
         receipt = receipt.model_copy(update={"refusals": (*receipt.refusals, missing)})

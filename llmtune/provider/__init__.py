@@ -101,6 +101,7 @@ _HOME = {
     "NotApplicable": "llmtune.provider.declarations",
     "ObjectStore": "llmtune.provider.object_store",
     "Options": "llmtune.provider.types",
+    "PanelPlan": "llmtune.provider.receipt",
     "Pausable": "llmtune.provider.abilities",
     "SupportsTokenPreview": "llmtune.provider.abilities",
     "Price": "llmtune.provider.limits",
@@ -259,6 +260,7 @@ __all__ = [
     "NotOffered",
     "ObjectStore",
     "Options",
+    "PanelPlan",
     "Pausable",
     "Price",
     "Progress",
@@ -470,6 +472,7 @@ if TYPE_CHECKING:
     from llmtune.provider.receipt import DatasetStatus as DatasetStatus
     from llmtune.provider.receipt import FieldReceipt as FieldReceipt
     from llmtune.provider.receipt import LifecycleStatus as LifecycleStatus
+    from llmtune.provider.receipt import PanelPlan as PanelPlan
     from llmtune.provider.receipt import Receipt as Receipt
     from llmtune.provider.receipt import deep_merge as deep_merge
     from llmtune.provider.registry import get_provider as get_provider

@@ -109,6 +109,20 @@ class DatasetStatus(FrozenModel):
     """False when the dataset could not be read here (the findings say why)."""
 
 
+class PanelPlan(FrozenModel):
+    """A panel of questions outside the task, which the evaluation asks base and tuned model.
+
+    `name` is the panel's, `questions` their number. `prompt_tokens` and `answer_tokens` are estimates over all of them,
+    for one model.
+    """
+
+    name: str
+    questions: int
+    prompt_tokens: int
+    answer_tokens: int
+    """Of the reference answers."""
+
+
 class LifecycleStatus(FrozenModel):
     """Whether the service takes this job today.
 
@@ -145,6 +159,9 @@ class Receipt(Rendered, FrozenModel):
 
     warnings: tuple[str, ...] = ()
     data: DatasetStatus = DatasetStatus()
+    panel: PanelPlan | None = None
+    """Questions outside the task; None where the job asks for none, or nothing is evaluated."""
+
     request: Request | None = None
     cost: CostEstimate = CostEstimate(unknown="not estimated")
     lifecycle: LifecycleStatus = LifecycleStatus()

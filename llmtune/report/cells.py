@@ -18,6 +18,9 @@ DASH = "\u2013"
 #: How a verdict of a comparison is coloured.
 VERDICT_STYLES: dict[str, Style] = {"better": "good", "worse": "bad", "not separable": "doubt"}
 
+#: How a verdict on the panel is coloured.
+PANEL_STYLES: dict[str, Style] = {"not worse": "good", "worse": "bad", "undecided": "doubt"}
+
 
 def figure_cell(metric: MetricValue | NotReported | None) -> Span:
     """Return a metric with its interval; a dash where there is none."""

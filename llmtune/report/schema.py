@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from llmtune._models import DocumentedModel
 from llmtune.errors import InvalidData, LlmtuneError, MissingExtra
-from llmtune.evaluation.results import EvaluationResult
+from llmtune.evaluation.results import EvaluationResult, PanelResult, PanelSystem
 from llmtune.metrics.diagnosis import Diagnosis
 from llmtune.metrics.points import MetricPoint, NotReported, Series
 from llmtune.provider.declarations import Support
@@ -217,7 +217,12 @@ class EarlierEvaluation(DocumentedModel):
             seconds: how long it took.
         """
         systems = {name: system for name in result.systems if (system := result.system(name)) is not None}
-        usages = [system.usage for system in systems.values() if not isinstance(system.usage, NotReported)]
+        panel = result.panel.systems.values() if isinstance(result.panel, PanelResult) else ()
+        reported = [
+            *(system.usage for system in systems.values()),
+            *(system.usage for system in panel if isinstance(system, PanelSystem)),
+        ]
+        usages = [usage for usage in reported if not isinstance(usage, NotReported)]
         tokens: dict[str, int | NotReported] = {}
         for name in ("prompt_tokens", "completion_tokens"):
             counts = [count for usage in usages if isinstance(count := getattr(usage, name), int)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from llmtune.evaluation.results import EvaluationResult, MetricValue, Promise, SystemResult
+from llmtune.evaluation.results import EvaluationResult, MetricValue, PanelResult, PanelTest, Promise, SystemResult
 from llmtune.metrics.comparison import Comparison, fewest_rows, rows_needed, rows_to_settle, smallest_difference
 from llmtune.metrics.intervals import LEVEL, Interval
 from llmtune.metrics.points import NotReported
@@ -70,7 +70,7 @@ def headline(report: Report) -> str:
 
 
 def describe_evaluation(result: EvaluationResult) -> str:
-    """Describe an evaluation by its main metric: the verdict, answers outside the labels, cheap baselines."""
+    """Describe an evaluation by its main metric: verdict, outside answers, cheap baselines, what was lost."""
     after = judged_name(result)
     tuned = result.system(after)
     metric = tuned.get(result.main) if tuned is not None else None
@@ -89,7 +89,13 @@ def describe_evaluation(result: EvaluationResult) -> str:
         first = describe_comparison(comparison, metric.unit)
         if result.labels_told is False:
             first = f"{first} {fill_sentence('untold_base')}"
-    parts = (first, _describe_outside(tuned), _describe_majority(result, after), *cheap_baselines(result))
+    parts = (
+        first,
+        _describe_outside(tuned),
+        _describe_majority(result, after),
+        *cheap_baselines(result),
+        *_describe_panel_losses(result),
+    )
     return " ".join(part for part in parts if part)
 
 
@@ -379,3 +385,44 @@ def _round_up(rows: int) -> int:
     """Round a number of rows up to two digits: more would pretend to be exact."""
     step = int(10 ** max(0, math.floor(math.log10(rows)) - 1))
     return math.ceil(rows / step) * step
+
+
+# --- the panel -------------------------------------------------------------------------------------------------------
+#: A base model that answers a smaller share of the panel right has little to lose by accuracy.
+_LITTLE_TO_LOSE: Final = 0.2
+
+
+def describe_margin(test: PanelTest) -> str:
+    """Format a margin with its unit: "5.0 points", "0.100 nats per token"."""
+    size = amount(test.margin, test.unit)
+    return size if test.unit == "share" else f"{size} {test.unit.replace('/', ' per ')}"
+
+
+def describe_panel_test(test: PanelTest) -> str:
+    """Describe whether the tuned model is worse than its base by more than the margin, in one sentence."""
+    comparison, unit = test.comparison, test.unit
+    level = f"{comparison.interval.level:.0%}"
+    return fill_sentence(
+        f"panel_{test.verdict}",
+        margin=describe_margin(test),
+        moved=f"{metric_name(comparison.metric)} {number(comparison.a, unit)} to {number(comparison.b, unit)}",
+        change=f"{difference(comparison.difference, unit)}, {level} interval {spread(comparison.interval, unit)}",
+        questions=count(comparison.rows, "question"),
+    )
+
+
+def _describe_panel_losses(result: EvaluationResult) -> list[str]:
+    """Describe the figures by which the tuned model is worse than its base outside the task."""
+    tests = result.panel.tests if isinstance(result.panel, PanelResult) else ()
+    return [describe_panel_test(test) for test in tests if test.verdict == "worse"]
+
+
+def describe_panel(result: PanelResult) -> list[str]:
+    """Describe all tests of a panel, and whether there was anything to lose."""
+    sentences = [describe_panel_test(test) for test in result.tests]
+    base = result.system("base")
+    if sentences and base is not None and base.accuracy.value < _LITTLE_TO_LOSE:
+        likelihood = "" if result.test("log_likelihood") is None else fill_sentence("panel_floor_likelihood")
+        share = number(base.accuracy.value, "share")
+        sentences.append(fill_sentence("panel_floor", share=share, likelihood=likelihood))
+    return sentences

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmtune.errors import InvalidData, LlmtuneError, StillRunning
+from llmtune.evaluation.panel.questions import load_panel
 from llmtune.metrics.points import NotReported
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import ModelRef
@@ -34,6 +35,7 @@ def evaluate_run(
     *,
     dataset: str | Path | None = None,
     max_rows: int | None = None,
+    panel: bool | str | None = None,
     deploy: bool | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
@@ -47,12 +49,14 @@ def evaluate_run(
         provider: its backend.
         dataset: a file whose rows are all used as test rows; None takes the job's own test rows.
         max_rows: rows asked at most; None asks the job (`evaluation.max_rows`).
+        panel: the panel that base and tuned model are asked, as `evaluation.panel` names it; None asks the job.
         deploy: allow a deployment that costs money while it stands; None asks the job (`evaluation.deploy`).
         say: receives progress messages.
 
     Raises:
         StillRunning: the run has not ended.
-        InvalidData: there are no rows to ask, or they cannot be read.
+        InvalidData: there are no rows to ask, or they or the panel cannot be read.
+        UnknownName: there is no panel of that name.
         LlmtuneError: there is no model, or it could not be asked; the report stays as it was.
     """
     record = store.get(run_id)
@@ -71,6 +75,12 @@ def evaluate_run(
     spec = record.tuning_job.evaluation
     if max_rows is not None:
         spec = spec.model_copy(update={"max_rows": max_rows})
+    if panel is not None:
+        if panel is not False and record.tuning_job.method == "classification":
+            raise InvalidData("a panel asks for texts, and a classifier answers with labels alone")
+        spec = spec.model_copy(update={"panel": panel})
+    if spec.panel is not False:
+        load_panel(spec.panel)  # one that does not exist ends here, before anything is asked
     lease = Lease(store, f"model:{run_id}")
     if not lease.acquire(wait=5):
         raise LlmtuneError(f"the model of run {run_id} is held by another process right now")

@@ -26,6 +26,7 @@ from llmtune.runs.store.store import Store
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
+    from llmtune.evaluation.panel.measure import PanelRun
     from llmtune.evaluation.results import EvaluationResult
     from llmtune.job.spec import EvaluationSpec
     from llmtune.metrics.decisions import DecisionRules
@@ -104,17 +105,21 @@ def evaluate_dataset(
     from llmtune.evaluation.evaluate import AnswerOptions, model_identity
     from llmtune.evaluation.evaluate import evaluate as ask_and_score
     from llmtune.evaluation.few_shot import SHOTS, few_shot, few_shot_identity, select_shots
+    from llmtune.evaluation.panel.measure import PanelRun
     from llmtune.evaluation.task import ScoringOptions
 
     job, dataset, spec = record.tuning_job, request.dataset, request.spec
     generators: dict[str, Generator | Unavailable] = {}
     models: dict[str, str] = {}
     with_examples = spec.measures("few_shot", free=not provider.hosted) and job.method == "sft"
-    if spec.measures("base") or with_examples:
+    panel = _open_panel(spec, job.seed or 0)
+    if spec.measures("base") or with_examples or isinstance(panel, PanelRun):
         base = provider.base_model(record.plan)
         generator = base if isinstance(base, Unavailable) else provider.generator(base)
         if spec.measures("base"):
             generators["base"] = generator
+        elif isinstance(panel, PanelRun):
+            panel.base = generator
         if isinstance(base, ModelRef):
             models["base"] = model_identity(record.provider, base)
         examples = select_shots(dataset.train, SHOTS) if with_examples else ()
@@ -129,7 +134,8 @@ def evaluate_dataset(
     fit_rows = count_fit_rows(record, dataset, spec, hosted=provider.hosted)
     calibration_rows = count_calibration_rows(dataset, spec, hosted=provider.hosted)
     spec = spec.model_copy(update={"calibration_rows": calibration_rows})
-    request.progress.expect(_count_questions(generators, dataset, spec, fit_rows))
+    panel_questions = len(panel.panel.questions) if isinstance(panel, PanelRun) else 0
+    request.progress.expect(_count_questions(generators, dataset, spec, fit_rows, panel_questions))
     began = time.monotonic()
     result = ask_and_score(
         dataset.test,
@@ -141,7 +147,9 @@ def evaluate_dataset(
         scoring=ScoringOptions(
             labels=dataset.labels, rule="likelihood" if job.method == "classification" else None, seed=job.seed or 0
         ),
-        answering=AnswerOptions(models=models, cache=FileCache(answers_folder(record)), on_progress=request.progress),
+        answering=AnswerOptions(
+            models=models, cache=FileCache(answers_folder(record)), on_progress=request.progress, panel=panel
+        ),
     )
     if result.fit is not None and spec.fit_rows is None and fit_rows < FIT_ROWS:
         note = (
@@ -157,6 +165,20 @@ def evaluate_dataset(
         "source": dataset.source,
     }
     return result, data
+
+
+def _open_panel(spec: EvaluationSpec, seed: int) -> PanelRun | NotReported | None:
+    """Return the panel that the job asks for; why it cannot be asked where its file is gone or damaged."""
+    from llmtune.evaluation.panel.measure import PanelRun
+    from llmtune.evaluation.panel.questions import load_panel
+    from llmtune.metrics.points import NotReported
+
+    if spec.panel is False:
+        return None
+    try:
+        return PanelRun(load_panel(spec.panel), spec, seed)
+    except LlmtuneError as error:  # it was there when the run was planned; the test rows are evaluated all the same
+        return NotReported(error.message)
 
 
 def count_fit_rows(record: RunRecord, dataset: Dataset, spec: EvaluationSpec, *, hosted: bool) -> int:
@@ -233,11 +255,22 @@ def read_decision_rules(
 
 
 def _count_questions(
-    generators: Mapping[str, Generator | Unavailable], dataset: Dataset, spec: EvaluationSpec, fit_rows: int
+    generators: Mapping[str, Generator | Unavailable],
+    dataset: Dataset,
+    spec: EvaluationSpec,
+    fit_rows: int,
+    panel_questions: int = 0,
 ) -> dict[str, int]:
     """Return how many rows each system is asked, in that order."""
     test_rows = min(len(dataset.test), spec.max_rows)
-    questions = {name: test_rows for name, generator in generators.items() if not isinstance(generator, Unavailable)}
+    questions: dict[str, int] = {}
+    if panel_questions and "base" not in generators:
+        questions["base on panel questions"] = panel_questions
+    for name, generator in generators.items():
+        if not isinstance(generator, Unavailable):
+            questions[name] = test_rows
+            if panel_questions and name in ("base", "tuned"):
+                questions[f"{name} on panel questions"] = panel_questions
     labelled = bool(dataset.labels if spec.labels is None else spec.labels)
     if labelled and spec.calibration_rows and isinstance(generators.get("tuned"), LabelScorer):
         questions["tuned on calibration rows"] = min(len(dataset.validation), spec.calibration_rows)

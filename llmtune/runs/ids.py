@@ -61,9 +61,9 @@ def untagged(receipt: Receipt) -> Receipt:
 
 
 def _keep_work(receipt: Receipt) -> Receipt:
-    """Return the receipt without what changes nothing of the training: tags, and how many rows are evaluated."""
+    """Return the receipt without what changes nothing of the training: tags, and how much is evaluated."""
     data = receipt.data.model_copy(update={"evaluated": None})
-    return untagged(receipt).model_copy(update={"data": data})
+    return untagged(receipt).model_copy(update={"data": data, "panel": None})
 
 
 def digest(data: Mapping[str, Any]) -> str:

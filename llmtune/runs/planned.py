@@ -72,7 +72,7 @@ def prepare_run(
 
         check_metrics(job.evaluation.metrics)  # a misspelt metric is found before the training, not after it
     dataset = read_dataset(job)
-    receipt = plan(job, provider, dataset=dataset)
+    receipt = plan(job, provider, dataset=dataset)  # a panel that does not exist ends here
     check_can_run(receipt, options, listed=provider.name)
     refuse_secrets(job.to_dict())
     if isinstance(dataset, InvalidData):
@@ -193,8 +193,7 @@ def _build_record(
         state=RunState.PLANNED,
         created=now,
         updated=now,
-        job=job.model_copy(update={"dataset": job.dataset.relative_to(Path.cwd())}).to_dict()
-        | {"adapter": job.adapter},
+        job=job.relative_to(Path.cwd()).to_dict() | {"adapter": job.adapter},
         receipt=dump_receipt(receipt),
         settings=dump_settings(provider),
         hosted=provider.hosted,

@@ -289,6 +289,7 @@ class Run(Rendered):
         dataset: str | os.PathLike[str] | None = None,
         *,
         max_rows: int | None = None,
+        panel: bool | str | None = None,
         deploy: bool | None = None,
         on_progress: Callable[[str], None] | None = None,
     ) -> Report:
@@ -300,12 +301,15 @@ class Run(Rendered):
         Args:
             dataset: a file whose rows are all used as test rows; None takes the job's own test rows.
             max_rows: rows asked at most; None asks the job (`evaluation.max_rows`).
+            panel: the panel that base and tuned model are asked: True for the one that llmtune ships, a name or a file;
+                None asks the job (`evaluation.panel`).
             deploy: allow a deployment that costs money while it stands; None asks the job (`evaluation.deploy`).
             on_progress: receives progress messages.
 
         Raises:
             StillRunning: the run has not ended.
-            InvalidData: there are no rows to ask, or they cannot be read.
+            InvalidData: there are no rows to ask, or they or the panel cannot be read.
+            UnknownName: there is no panel of that name.
             LlmtuneError: there is no model, or it could not be asked; the report stays as it was.
         """
         from llmtune.runs.evaluate_run import evaluate_run
@@ -316,6 +320,7 @@ class Run(Rendered):
             self.provider,
             dataset=None if dataset is None else Path(dataset),
             max_rows=max_rows,
+            panel=panel,
             deploy=deploy,
             say=on_progress or (lambda _: None),
         )
@@ -325,14 +330,15 @@ class Run(Rendered):
         dataset: str | os.PathLike[str] | None = None,
         *,
         max_rows: int | None = None,
+        panel: bool | str | None = None,
         deploy: bool | None = None,
         on_progress: Callable[[str], None] | None = None,
     ) -> Report:
-        """Evaluate in a thread, with `dataset`, `max_rows`, `deploy` and `on_progress` as in `evaluate`."""
+        """Evaluate in a thread, with `dataset`, `max_rows`, `panel`, `deploy` and `on_progress` as in `evaluate`."""
         import asyncio
 
         return await asyncio.to_thread(
-            lambda: self.evaluate(dataset, max_rows=max_rows, deploy=deploy, on_progress=on_progress)
+            lambda: self.evaluate(dataset, max_rows=max_rows, panel=panel, deploy=deploy, on_progress=on_progress)
         )
 
     # --- acting ----------------------------------------------------------------------------------------------------

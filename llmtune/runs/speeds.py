@@ -75,7 +75,9 @@ def measure(
 
 def _measure_questions(evaluation: Mapping[str, Any], questions: int | None) -> float | None:
     """Return the seconds of an evaluation by question; None where many answers came from the cache."""
-    systems = evaluation.get("result", {}).get("systems", {}).values()
+    result = evaluation.get("result", {})
+    panel = (result.get("panel") or {}).get("systems") or {}
+    systems = [*result.get("systems", {}).values(), *panel.values()]
     usages = [system["usage"] for system in systems if isinstance(system.get("usage"), dict)]
     cached = sum(int(usage.get("cached") or 0) for usage in usages)
     uncached, seconds = (questions or 0) - cached, evaluation.get("seconds")

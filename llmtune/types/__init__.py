@@ -29,6 +29,12 @@ from llmtune.evaluation.results import Fit as Fit
 from llmtune.evaluation.results import Latency as Latency
 from llmtune.evaluation.results import Majority as Majority
 from llmtune.evaluation.results import MetricValue as MetricValue
+from llmtune.evaluation.results import PanelLoss as PanelLoss
+from llmtune.evaluation.results import PanelResult as PanelResult
+from llmtune.evaluation.results import PanelSkill as PanelSkill
+from llmtune.evaluation.results import PanelSystem as PanelSystem
+from llmtune.evaluation.results import PanelTest as PanelTest
+from llmtune.evaluation.results import PanelVerdict as PanelVerdict
 from llmtune.evaluation.results import Promise as Promise
 from llmtune.evaluation.results import ScoredBy as ScoredBy
 from llmtune.evaluation.results import SystemResult as SystemResult

@@ -13,7 +13,7 @@ from llmtune.provider import Duration, Span
 from llmtune_local.default_settings import count_parameters
 from llmtune_local.libraries import usable_cores
 from llmtune_local.models.memory_estimate import current_device
-from llmtune_local.requests import ASKED_MODELS
+from llmtune_local.requests import count_questions
 from llmtune_local.training.time_left import ANSWER_COST, PASSES_PER_STEP
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _from_speed(receipt: Receipt, tokens: float, speed: MeasuredSpeed) -> Durati
     low, high = _AROUND
     training = tokens / speed.tokens_per_second
     evaluation = None
-    if questions := _count_questions(receipt):
+    if questions := count_questions(receipt):
         row = _row_tokens(receipt) / speed.tokens_per_second / PASSES_PER_STEP
         seconds_per_question = speed.seconds_per_question or row * ANSWER_COST.get(receipt.target.method, 1.0)
         evaluation = Span(low=low * seconds_per_question * questions, high=high * seconds_per_question * questions)
@@ -82,7 +82,7 @@ def _from_operations(receipt: Receipt, tokens: float, parameters: int, device: s
     validates = bool(receipt.data.rows.get("validation"))
     training = estimate_training(parameters, receipt.target.adapter, tokens, device, cores, validates=validates)
     evaluation = None
-    if questions := _count_questions(receipt):
+    if questions := count_questions(receipt):
         cost = questions * _row_tokens(receipt) * ANSWER_COST.get(receipt.target.method, 1.0) / PASSES_PER_STEP
         evaluation = Span(low=_LOAD[0] + cost / fast, high=_LOAD[1] + cost / slow)
     where = f"{cores} core{'s' * (cores != 1)}" if device == "cpu" else device
@@ -111,10 +111,6 @@ def _tokens_per_second(parameters: int, adapter: str, device: str, cores: int) -
         for operations, max_tokens in zip(_OPERATIONS[device], _MOST_TOKENS.get(device, (1e9, 1e9)), strict=True)
     )
     return slow, fast
-
-
-def _count_questions(receipt: Receipt) -> int:
-    return (receipt.data.evaluated or 0) * ASKED_MODELS.get(receipt.target.method, 1)
 
 
 def _row_tokens(receipt: Receipt) -> float:

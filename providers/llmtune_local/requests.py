@@ -13,6 +13,16 @@ from llmtune_local import declarations
 ASKED_MODELS = {"sft": 3, "dpo": 2, "classification": 1}
 
 
+#: Models that are asked a panel: base and tuned.
+PANEL_MODELS = 2
+
+
+def count_questions(receipt: Receipt) -> int:
+    """Return how many answers the evaluation asks for: of the test rows, and of a panel."""
+    panel = receipt.panel.questions * PANEL_MODELS if receipt.panel is not None else 0
+    return (receipt.data.evaluated or 0) * ASKED_MODELS.get(receipt.target.method, 1) + panel
+
+
 def build(receipt: Receipt, files: Files) -> dict[str, Any]:
     """Return the content of `request.json`. Pure."""
     target, options = receipt.target, dict(receipt.target.options)
@@ -31,7 +41,7 @@ def build(receipt: Receipt, files: Files) -> dict[str, Any]:
         body["revision"] = revision
     body["options"] = options
     if receipt.data.evaluated:
-        body["evaluated_rows"] = receipt.data.evaluated * ASKED_MODELS.get(target.method, 1)
+        body["evaluated_rows"] = count_questions(receipt)
     declared = declarations.capabilities(target).parameters
     for name, entry in declared.items():
         row = receipt[name]

@@ -19,7 +19,15 @@ import numpy as np
 
 from llmtune._models import DocumentedModel
 from llmtune.errors import InvalidData, MissingExtra
-from llmtune.evaluation.results import EvaluationResult, Latency, MetricValue, SystemResult, Usage
+from llmtune.evaluation.results import (
+    EvaluationResult,
+    Latency,
+    MetricValue,
+    PanelResult,
+    PanelTest,
+    SystemResult,
+    Usage,
+)
 from llmtune.metrics.comparison import Comparison, compare_means, compare_unpaired
 from llmtune.metrics.intervals import RESAMPLES
 from llmtune.metrics.points import NotReported, Series
@@ -29,7 +37,7 @@ from llmtune.provider.types import RunState
 from llmtune.redaction.documents import dump_json
 from llmtune.redaction.rendering import Renderable
 from llmtune.report.schema import Cost, Report, Timing
-from llmtune.report.verdicts import ALPHA
+from llmtune.report.verdicts import ALPHA, describe_panel_test
 
 if TYPE_CHECKING:
     import pandas
@@ -81,6 +89,12 @@ class LeaderboardRow(DocumentedModel):
 
     in_use: UsageCost | NotReported = NotReported("no traffic was given")
     """What the traffic costs that the comparison was given, with the tokens that were measured."""
+
+    panel: MetricValue | NotReported = NotReported("no panel was asked")
+    """Accuracy on the questions outside the task."""
+
+    panel_tests: tuple[PanelTest, ...] = ()
+    """Of a tuned model: whether it is worse than its base there."""
 
     lost: dict[str, str] = {}
     """Fields of the job that this backend did not use, with what happened instead."""
@@ -218,6 +232,7 @@ def _flatten(row: LeaderboardRow) -> dict[str, Any]:
         ("trained_tokens", row.trained_tokens),
         ("prompt_tokens", row.usage if isinstance(row.usage, NotReported) else row.usage.prompt_tokens),
         ("completion_tokens", row.usage if isinstance(row.usage, NotReported) else row.usage.completion_tokens),
+        ("panel", row.panel if isinstance(row.panel, NotReported) else row.panel.value),
         ("price_per_1000", row.price_per_1000),
         ("in_use", row.in_use if isinstance(row.in_use, NotReported) else row.in_use.total),
     ):
@@ -286,6 +301,12 @@ def build_board(name: str, group: str, entries: Sequence[Entry], *, warnings: Se
         f"{entry.label} is billed {hourly:g} USD an hour beside its tokens: the price of its answers is without that"
         for entry in entries
         if (hourly := _hosting_per_hour(entry)) and entry.label in scores
+    ]
+    all_warnings += [
+        f"{row.label}: {describe_panel_test(test)}"
+        for row in standings
+        for test in row.panel_tests
+        if test.verdict == "worse"
     ]
     ids = {result.row_ids for result, _ in scores.values()}
     if len(ids) > 1:
@@ -375,6 +396,8 @@ def _build_row(
             tuned = evaluation.systems.get("tuned") if evaluation is not None else report.evaluation
             if isinstance(tuned, NotReported):
                 fields["quality"] = tuned
+    if evaluation is not None and kind != "few-shot":
+        fields |= _read_panel(evaluation, kind)
     if system is None or evaluation is None:
         return LeaderboardRow(**fields)
     value = system.get(main)
@@ -389,6 +412,16 @@ def _build_row(
             "price_per_1000": _price_per_1000(entry, system, tuned=kind == "tuned"),
         }
     )
+
+
+def _read_panel(evaluation: EvaluationResult, name: Literal["tuned", "base"]) -> dict[str, Any]:
+    """Return the fields of a row that come from the panel; none where none was asked."""
+    if not isinstance(evaluation.panel, PanelResult):
+        return {} if evaluation.panel is None else {"panel": evaluation.panel}
+    system = evaluation.panel.systems.get(name, NotReported("it was not asked the panel"))
+    if isinstance(system, NotReported):
+        return {"panel": system}
+    return {"panel": system.accuracy, "panel_tests": evaluation.panel.tests if name == "tuned" else ()}
 
 
 def _price_per_1000(entry: Entry, system: SystemResult, *, tuned: bool) -> float | NotReported:

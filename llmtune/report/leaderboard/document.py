@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from llmtune.metrics.points import NotReported
-from llmtune.report.cells import DASH, amount_cell, bullets, change_cell, figure_cell
+from llmtune.report.cells import DASH, PANEL_STYLES, amount_cell, bullets, change_cell, figure_cell
 from llmtune.report.document import (
     Bars,
     Block,
@@ -73,6 +73,7 @@ _COLUMNS = (
     Column("quality", "number", medium="page"),
     Column("quality", "number", medium="terminal"),
     Column("interval", "number", medium="terminal"),
+    Column("panel", "number"),
     *(Column(heading, "number") for heading in ("cost", "queue", "training", "tokens", "p50 / p95", "per 1,000")),
 )
 
@@ -88,6 +89,7 @@ def _row(row: LeaderboardRow, colours: dict[str, int]) -> list[Inline]:
         figure_cell(row.quality),
         DASH if quality is None else number(quality.value, quality.unit),
         DASH if quality is None else spread(quality.interval, quality.unit),
+        _panel(row),
         _cost(row) if tuned else "",
         amount_cell(row.timing.queued, seconds) if tuned else "",
         amount_cell(row.timing.training, seconds) if tuned else "",
@@ -95,6 +97,15 @@ def _row(row: LeaderboardRow, colours: dict[str, int]) -> list[Inline]:
         DASH if latency is None else Span(f"{seconds(latency.p50)} / {seconds(latency.p95)}", value=latency.p50),
         amount_cell(row.price_per_1000, lambda price: money(price, row.cost.currency)),
     ]
+
+
+def _panel(row: LeaderboardRow) -> Span:
+    """Return the accuracy on the panel and, of a tuned model, the verdict against its base."""
+    if isinstance(row.panel, NotReported):
+        return Span(DASH, title=str(row.panel))
+    verdicts = [test.verdict for test in row.panel_tests]
+    verdict = next((name for name in ("worse", "undecided") if name in verdicts), "not worse") if verdicts else ""
+    return Span(number(row.panel.value, row.panel.unit), PANEL_STYLES.get(verdict, ""), verdict, row.panel.value)
 
 
 def _cost(row: LeaderboardRow) -> Span:

@@ -12,7 +12,7 @@ from llmtune.report.cells import VERDICT_STYLES
 from llmtune.report.document import Document, Section, Span, Style
 from llmtune.report.format import difference, metric_name, money, number, seconds, spread
 from llmtune.report.schema import Cost, Report
-from llmtune.report.sections import calibration, decisions, evaluation, facts, servers, settings, training
+from llmtune.report.sections import calibration, decisions, evaluation, facts, panel, servers, settings, training
 
 
 def _evaluation(report: Report) -> Section | None:
@@ -29,6 +29,7 @@ def _of_result(section: Callable[[EvaluationResult], Section | None]) -> Callabl
 #: The sections of a run, in order. Each returns None, or an empty section, where it has nothing to say.
 SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
     _evaluation,
+    _of_result(panel.panel),
     training.training,
     training.diagnosis,
     servers.servers,

@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from llmtune.cli import evaluate
-from llmtune.errors import InvalidData, NotJudged, RunNotFound, TransientError
+from llmtune.errors import InvalidData, NotJudged, RunNotFound, TransientError, UnknownName
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.job.spec import EvaluationSpec, Hyperparameters, TuningJob
 from llmtune.metrics.decisions import Decision
@@ -162,6 +162,45 @@ def test_the_gate_holds_a_run_to_a_promise(run: Run, tmp_path: Path) -> None:
         llmtune("gate", run.id, *words[2:], "0.4")
     for options in (words[2:4], ("--min-coverage", "0.5"), (*words[2:], "0.4", "--better"), ()):
         assert llmtune("gate", run.id, *options).exit_code == 2
+
+
+def test_a_finished_run_is_asked_a_panel_once_and_gated_by_it(run: Run, vendor: Fake, tmp_path: Path) -> None:
+    questions = [
+        {
+            "id": f"sum-{n}",
+            "skill": "sums",
+            "messages": [{"role": "user", "content": f"the sum is {n}"}, {"role": "assistant", "content": str(n)}],
+            "rules": [{"rule": "number", "value": n}],
+        }
+        for n in range(100)
+    ]
+    Path("sums.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    with pytest.raises(NotJudged, match="was asked no panel"):
+        llmtune("gate", run.id, "--panel-margin", "5")
+    prompts: list[str] = []
+
+    def say(prompt: str, *, tuned: bool) -> str:
+        prompts.append(prompt)
+        return "100" if tuned and "9" in prompt else prompt.split()[-1]
+
+    vendor.say = say  # type: ignore[method-assign, assignment]
+    assert "What else changed" in llmtune("evaluate", run.id, "--panel", "sums.jsonl").stdout
+    assert len(prompts) == 200  # of base and tuned model; the test rows were asked when the run ended
+    assert "What else changed" in llmtune("evaluate", run.id, "--panel", "sums.jsonl").stdout
+    assert len(prompts) == 200
+    assert run.report().earlier_evaluations[-1].asked == 200
+    lost = llmtune("gate", run.id, "--panel-margin", "5", "--json", "--comment", tmp_path / "gate.md")
+    assert (lost.exit_code, json.loads(lost.stdout)["verdict"]) == (5, "worse")
+    assert (tmp_path / "gate.md").read_text(encoding="utf-8").startswith("### \u274c llmtune gate: not passed")
+    unclear = llmtune("gate", run.id, "--panel-margin", "19")
+    assert (unclear.exit_code, unclear.stdout.splitlines()[0]) == (6, "undecided")
+    assert llmtune("gate", run.id, "--panel-margin", "40").exit_code == 0
+    with pytest.raises(NotJudged, match="the backend reports no likelihoods of tokens"):
+        llmtune("gate", run.id, "--panel-margin", "1", "--metric", "log_likelihood")
+    with pytest.raises(UnknownName, match="did you mean 'general'"):
+        llmtune("evaluate", run.id, "--panel", "generall")
+    for options in (["--baseline", run.id], ["--better"], ["--abstain-error", "0.02", "--min-coverage", "0.5"]):
+        assert llmtune("gate", run.id, "--panel-margin", "5", *options).exit_code == 2
 
 
 def test_a_diff_in_three_shapes(run: Run, weaker: Path) -> None:

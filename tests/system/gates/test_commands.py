@@ -99,13 +99,21 @@ COMMANDS: dict[str, list[str]] = {
         "sweep.json --format markdown",
         "{hostile}",
     ],
-    "evaluate": ["{run} --json", "{run} --dataset {rows} --max-rows 2", "{failed}"],
+    "evaluate": [
+        "{run} --json",
+        "{run} --dataset {rows} --max-rows 2",
+        "{run} --panel {hostile}",
+        "{run} --panel general --json",
+        "{failed}",
+    ],
     "gate": [
         *(f"{{run}} --baseline {{run}} --better --format {shape}" for shape in ("terminal", "json", "markdown")),
         "{run} --baseline {run} --not-worse 1 --comment comment.md --json",
         "{run} --baseline {run} --better --metric {hostile}",
         "{run} --abstain-error 0.02 --min-coverage 0.8",
         "{run} --abstain-error 7 --min-coverage 0.8 --json",
+        "{run} --panel-margin 5 --json",
+        "{run} --panel-margin 5 --metric {hostile} --comment comment.md",
     ],
     "diff": [
         *(f"{{run}} {{local}} --format {shape}" for shape in ("terminal", "json", "markdown")),

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from llmtune.cli.app import app
 from llmtune.evaluation.evaluate import evaluate
+from llmtune.evaluation.panel.measure import PanelRun
 from llmtune.evaluation.task import ScoringOptions
 from llmtune.job.spec import EvaluationSpec, TuningJob
 from llmtune.metrics.intervals import Interval
@@ -24,6 +25,8 @@ from llmtune.rescues.results import DataFile, GoldenSet, RescueReport, RescueSou
 from llmtune.sweeps.results import Finalist, Sweep, TrialRow
 from llmtune.testing.generic_vendor import Fake
 from tests.llmtune.evaluation.conftest import LABELS, Likely, often, ticket
+from tests.llmtune.evaluation.panel.test_measure import adds, panel_of, question
+from tests.llmtune.evaluation.panel.test_measure import run as ask_panel
 from tests.llmtune.report.conftest import evaluation, identity, make, points
 from tests.llmtune.report.html.test_page import Reader, data_of
 from tests.llmtune.web.conftest import job
@@ -303,3 +306,26 @@ def test_a_sweep_in_a_file_has_every_shape(tmp_path: Path) -> None:
     assert "best: learning_rate 0.1" in plain.stdout
     marked = CliRunner().invoke(app, ["report", str(tmp_path / "sweep.json"), "-f", "markdown"], catch_exceptions=False)
     assert marked.stdout == result.to_markdown()
+
+
+def test_a_board_has_a_column_of_the_panel_and_warns_of_losses(tmp_path: Path) -> None:
+    sums = panel_of(tmp_path / "sums.jsonl", *map(question, range(100)))
+    base = Likely(adds(below=90), loss=1.0)
+    members = [
+        entry(name, make(evaluation=ask_panel(PanelRun(sums, EvaluationSpec()), base, Likely(adds(below=right)))))
+        for name, right in (("kept:m", 90), ("lost:m", 50))
+    ]
+    board = build_board("router", "g1", members)
+    by_label = {row.label: row for row in board.standings}
+    assert not isinstance(by_label["lost:m"].panel, NotReported)
+    assert by_label["lost:m"].panel.value == 0.5
+    assert [test.verdict for test in by_label["kept:m"].panel_tests] == ["not worse", "not worse"]
+    assert by_label["kept:m as it is"].panel_tests == ()
+    (warning,) = (text for text in board.warnings if "outside the task" in text)
+    assert warning.startswith("lost:m: The tuned model is worse than its base by more than 5.0 points outside the task")
+    for text in (board.to_html(), board.to_markdown()):
+        assert "panel" in text
+        assert "50.0%" in text
+    plain = build_board("router", "g1", [entry("kept:m", make())])
+    assert "| panel" not in plain.to_markdown()
+    assert Board.model_validate_json(board.to_json()) == board
