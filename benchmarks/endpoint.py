@@ -42,6 +42,7 @@ def main() -> int:
     parser.add_argument("--part", choices=PARTS, action="append", help="only this part; may be repeated")
     parser.add_argument("--kills", type=int, default=200, help="kills on fakes")
     parser.add_argument("--tiny", type=int, default=20, help="kills on the local trainer")
+    parser.add_argument("--jobs", type=int, default=1000, help="jobs that are listed in pages")
     parser.add_argument("--at-once", type=int, default=2, help="kill trials side by side")
     options = parser.parse_args()
     os.environ.pop("LLMTUNE_CONFIG", None)
@@ -115,9 +116,9 @@ def measure_clients(_: argparse.Namespace) -> bool:
         return statuses["succeeded"] == clients == len(vendor.jobs) == len({job for job, _, _ in results}) and own
 
 
-def measure_pages(_: argparse.Namespace) -> bool:
+def measure_pages(options: argparse.Namespace) -> bool:
     """1,000 jobs, listed in pages; return whether each is listed once."""
-    count = 1000
+    count = options.jobs
     with served() as (endpoint, vendor, keys):
         with openai.OpenAI(base_url=endpoint.url, api_key=keys[0], max_retries=0, timeout=300) as api:
             file = api.files.create(file=("train.jsonl", training_rows(24)), purpose="fine-tune").id
@@ -129,12 +130,9 @@ def measure_pages(_: argparse.Namespace) -> bool:
             with ThreadPoolExecutor(4) as pool:
                 ids = set(pool.map(create, range(count)))
             created = time.perf_counter() - began
-            while len(vendor.jobs) < count or any(
-                job.status not in ("succeeded", "failed") for job in api.fine_tuning.jobs.list(limit=100).data
-            ):
-                time.sleep(1)
-            while any(job.status not in ("succeeded", "failed") for job in api.fine_tuning.jobs.list(limit=100)):
-                time.sleep(1)
+            for job_id in ids:  # each until it has ended, rather than all of them again and again
+                while api.fine_tuning.jobs.retrieve(job_id).status not in ("succeeded", "failed"):
+                    time.sleep(1)
             ended = time.perf_counter() - began
             print(
                 f"{count} jobs created in {created:.0f} s, ended after {ended:.0f} s, {len(vendor.jobs)} at the vendor"
