@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 #: One question in so many of the shipped panel: every kind is among them.
 EVERY = 40
