@@ -196,7 +196,7 @@ def gate(
         from llmtune.report.panel_gate import gate_panel
 
         on_panel = gate_panel(_load_report(run), margin=panel_margin, metric=metric or "accuracy")
-        _print_verdict(on_panel, (on_panel.reason,), comment, Format.JSON if as_json else shape)
+        _print_verdict(on_panel, (on_panel.reason, *on_panel.notes), comment, Format.JSON if as_json else shape)
     if abstain_error is not None or min_coverage is not None:
         if abstain_error is None or min_coverage is None:
             raise typer.BadParameter("a promise takes both", param_hint="--abstain-error / --min-coverage")

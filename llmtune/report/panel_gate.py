@@ -13,7 +13,7 @@ from llmtune.metrics.points import NotReported, Number
 from llmtune.report.format import count, difference, metric_name, number, spread
 from llmtune.report.markdown import plain, table
 from llmtune.report.schema import Report
-from llmtune.report.verdicts import describe_panel_test
+from llmtune.report.verdicts import describe_little_to_lose, describe_panel_test
 
 _MARKS: Final[dict[PanelVerdict, str]] = {
     "not worse": "\u2705 llmtune gate: passed",
@@ -52,6 +52,9 @@ class PanelGateResult(DocumentedModel):
     reason: str
     """Why it passes or does not, in one sentence."""
 
+    notes: tuple[str, ...] = ()
+    """What the other figure says where the tuned model is worse by it, and whether there was anything to lose."""
+
     @property
     def exit_code(self) -> int:
         """0 when it passes, 5 when the tuned model is worse, 6 when the questions cannot tell."""
@@ -77,6 +80,8 @@ class PanelGateResult(DocumentedModel):
             f"{count(comparison.rows, 'question')} of the panel {plain(self.panel, 80)}, compared one by one; interval"
             f" at {comparison.interval.level:.0%}.",
         ]
+        if self.notes:
+            parts.append("\n".join(f"- {plain(note, 400)}" for note in self.notes))
         return "\n\n".join(parts) + "\n"
 
 
@@ -121,7 +126,15 @@ def gate_panel(report: Report, *, margin: float, metric: str = "accuracy") -> Pa
         high=scale * interval.high,
         comparison=test.comparison,
         reason=describe_panel_test(test),
+        notes=tuple(_list_notes(result, metric)),
     )
+
+
+def _list_notes(result: PanelResult, metric: str) -> list[str]:
+    """Return what a reader should know beside the verdict by one figure: a loss by the other, and little to lose."""
+    losses = [test for test in result.tests if test.comparison.metric != metric and test.verdict == "worse"]
+    notes = [describe_panel_test(test) for test in losses]
+    return notes + (describe_little_to_lose(result) if metric == "accuracy" else [])
 
 
 def _require_panel(report: Report) -> PanelResult:

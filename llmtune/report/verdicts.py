@@ -419,10 +419,13 @@ def _describe_panel_losses(result: EvaluationResult) -> list[str]:
 
 def describe_panel(result: PanelResult) -> list[str]:
     """Describe all tests of a panel, and whether there was anything to lose."""
-    sentences = [describe_panel_test(test) for test in result.tests]
+    return [*(describe_panel_test(test) for test in result.tests), *describe_little_to_lose(result)]
+
+
+def describe_little_to_lose(result: PanelResult) -> list[str]:
+    """Say that accuracy has little to lose, where the base model answers few of the questions right."""
     base = result.system("base")
-    if sentences and base is not None and base.accuracy.value < _LITTLE_TO_LOSE:
-        likelihood = "" if result.test("log_likelihood") is None else fill_sentence("panel_floor_likelihood")
-        share = number(base.accuracy.value, "share")
-        sentences.append(fill_sentence("panel_floor", share=share, likelihood=likelihood))
-    return sentences
+    if not result.tests or base is None or base.accuracy.value >= _LITTLE_TO_LOSE:
+        return []
+    likelihood = "" if result.test("log_likelihood") is None else fill_sentence("panel_floor_likelihood")
+    return [fill_sentence("panel_floor", share=number(base.accuracy.value, "share"), likelihood=likelihood)]

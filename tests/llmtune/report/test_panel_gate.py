@@ -48,6 +48,16 @@ def test_likelihoods_have_a_margin_in_nats(lost: Report) -> None:
     assert "by more than 0.250 nats per token" in passed.reason
 
 
+def test_a_loss_by_the_other_figure_is_noted(lost: Report, tmp_path: Path) -> None:
+    (note,) = gate_panel(lost, margin=20.0).notes
+    assert note.startswith("The tuned model is worse than its base by more than 0.100 nats per token outside the task")
+    assert f"- {note[:60]}" in gate_panel(lost, margin=20.0).to_markdown()
+    sums = panel_of(tmp_path / "sums.jsonl", *map(question, range(100)))
+    floor = run(PanelRun(sums, EvaluationSpec()), Likely(adds(below=2)), Likely(adds(below=2)))
+    (note,) = gate_panel(make(evaluation=floor), margin=5.0).notes
+    assert note.startswith("The base model answers only 2.0% of the questions right")
+
+
 def test_it_is_not_judged_without_a_panel(lost: Report, tmp_path: Path) -> None:
     with pytest.raises(NotJudged, match="was asked no panel") as raised:
         gate_panel(make(evaluation=evaluation()), margin=1.0)
