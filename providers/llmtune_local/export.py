@@ -72,8 +72,8 @@ def write_new(into: Path, write: Callable[[Path], None], *, needs: int) -> None:
     try:
         write_folder(remove_empty(final), write, needs=needs)
     except OSError as problem:
-        place = Path(problem.filename) if isinstance(problem.filename, str) else final
-        if place not in final.parents and not place.is_relative_to(final.parent):  # a file that was read
+        path = Path(problem.filename) if isinstance(problem.filename, str) else final
+        if path not in final.parents and not path.is_relative_to(final.parent):  # a file that was read
             raise
         reason = problem.strerror or str(problem)
         raise InvalidJob(f"{into} cannot be written: {reason}", hint=_OTHER_FOLDER) from None
