@@ -67,6 +67,7 @@ def verify(
     say = on_progress or (lambda _: None)
     tuned_run = attach(run) if isinstance(run, str) else run
     server = Endpoint(endpoint, model=model, key_from=key_from)
+    reference_model.check_method(tuned_run.record)
     choose_model(server, tuned_run)
     with open_reference(tuned_run, ROWS if rows is None else rows, say) as reference:
         say(f"asking {server.address} for {server.model}: {len(reference.rows)} held-out rows")

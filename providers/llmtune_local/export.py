@@ -63,17 +63,26 @@ def check_empty(into: Path) -> None:
         raise InvalidJob(f"{into} cannot be written: {above} {reason}", hint=_OTHER_FOLDER)
 
 
+def make_parent(into: Path) -> None:
+    """Make the folder around the one that is to be written. Raises `InvalidJob` where that cannot be done."""
+    try:
+        into.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InvalidJob(f"{into} cannot be written: {problem.strerror}", hint=_OTHER_FOLDER) from None
+
+
 def write_new(into: Path, write: Callable[[Path], None], *, needs: int) -> None:
     """Write the folder `into` by `write`, which needs so many bytes; it appears when it is complete.
 
     Raises `InvalidJob` where it cannot be written.
     """
+    make_parent(into)
     final = into.absolute()
     try:
         write_folder(remove_empty(final), write, needs=needs)
     except OSError as problem:
-        place = Path(problem.filename) if isinstance(problem.filename, str) else final
-        if place not in final.parents and not place.is_relative_to(final.parent):  # a file that was read
+        path = Path(problem.filename) if isinstance(problem.filename, str) else final
+        if not path.is_relative_to(final.parent):  # a file that was read
             raise
         reason = problem.strerror or str(problem)
         raise InvalidJob(f"{into} cannot be written: {reason}", hint=_OTHER_FOLDER) from None

@@ -131,6 +131,7 @@ def _export_vllm(artefact: Path, data: Mapping[str, Any], into: Path) -> tuple[s
     if not labelled:
         renderer, options = _renderer(artefact, data)
         template = read_dialogue(renderer, options, artefact).template
+    plain_export.make_parent(into)
     temporary = into.with_name(f".{into.name}.vllm")
     shutil.rmtree(temporary, ignore_errors=True)
     try:

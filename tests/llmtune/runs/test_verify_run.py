@@ -15,9 +15,11 @@ from llmtune.cli.app import app
 from llmtune.errors import InvalidData, InvalidJob, MissingCredentials, NotJudged
 from llmtune.job.spec import TuningJob
 from llmtune.runs.api import start
+from llmtune.runs.reference_model import check_method
 from llmtune.runs.run import Run
 from llmtune.runs.verify_run import open_reference
 from llmtune.testing.fake_provider import FakeProvider
+from tests.llmtune.runs.helpers import a_record
 from tests.llmtune.verifications.serving import Body, ModelServer, Refused
 
 pytestmark = pytest.mark.usefixtures("no_long_pauses")
@@ -111,6 +113,12 @@ def test_wrong_arguments_are_refused_before_anything_is_asked(run: Run, tmp_path
     for options in ({"rows": 0}, {"margin": -1.0}, {"margin": float("nan")}):
         with pytest.raises(InvalidJob):
             llmtune.verify("http://127.0.0.1:9", run, **options)
+
+
+def test_the_run_of_a_classifier_cannot_be_verified() -> None:
+    job = {"name": "job", "model": "m-1", "dataset": "x.jsonl", "method": "classification"}
+    with pytest.raises(InvalidJob, match="tuned a classifier"):
+        check_method(a_record(job=job))
 
 
 @pytest.mark.slow
