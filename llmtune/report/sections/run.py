@@ -30,6 +30,7 @@ def _of_result(section: Callable[[EvaluationResult], Section | None]) -> Callabl
 SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
     _evaluation,
     training.training,
+    training.samples,
     training.diagnosis,
     servers.servers,
     _of_result(calibration.confidence),
