@@ -28,8 +28,8 @@ _LARGEST_SHARE = 0.02
 _LARGEST_LEAST = 20
 _SAMPLE = 2000
 _ROUNDS = 5
-#: Prompts that are sketched at once, and rows that are compared with the held-out ones at once.
-_SKETCHED, _COMPARED = 1024, 1 << 16
+#: Prompts that are sketched at once.
+_SKETCHED = 1024
 
 
 class Split(NamedTuple):
@@ -89,7 +89,7 @@ def split(
 ) -> Split:
     """Split examples into train, validation and test.
 
-    It takes about 400 bytes of memory per row, whatever the rows' own size: hashes and sketches are held, and no texts.
+    It takes about 300 bytes of memory per row, whatever the rows' own size: hashes and sketches are held, and no texts.
 
     Args:
         examples: the rows, in any order; the split does not depend on it. They are read several times.
@@ -344,19 +344,12 @@ def _find_split_pairs(side: Any, sketches: Ints, has: Any) -> Any:
     """
     import numpy as np
 
-    from llmtune.data.checks.minhash import ALIKE_ENOUGH, NearIndex
+    from llmtune.data.checks.minhash import ALIKE_ENOUGH, pairs_between
 
-    pairs = [np.empty((0, 3), dtype=np.int64)]
+    pairs = []
     for held, compared in ((side != 0, side == 0), (side == 2, side == 1)):
-        inside, outside = np.flatnonzero(held), np.flatnonzero(compared)
-        if not len(inside):
-            continue
-        index = NearIndex(sketches[inside], has[inside])
-        for start in range(0, len(outside), _COMPARED):
-            rows = outside[start : start + _COMPARED]
-            matches = np.array(index.matches(sketches[rows], has[rows], alike=ALIKE_ENOUGH), dtype=np.int64)
-            if len(matches):
-                pairs.append(np.stack([rows[matches[:, 0]], inside[matches[:, 1]], matches[:, 2]], axis=1))
+        inside, outside = np.flatnonzero(held & has), np.flatnonzero(compared & has)
+        pairs.append(pairs_between(sketches, inside, outside, alike=ALIKE_ENOUGH))
     return np.concatenate(pairs)
 
 

@@ -103,8 +103,8 @@ _REASONS = REASONS | {
     "data.include_multiturn_conversations": "all turns of a conversation are learned",
     "train.log_interval": "iterations, of one micro-batch each: here every step is recorded",
     "train.tie_embeddings": "the model's own configuration says whether they are tied",
-    "eval.max_new_tokens": "the report asks the tuned model for answers: evaluation.max_tokens",
-    "eval.evaluate_example": "the report asks the tuned model for answers to held-out rows, and shows them",
+    "eval.max_new_tokens": "answers while training have 64 tokens at most, those of the report evaluation.max_tokens",
+    "eval.evaluate_example": "3 validation rows, chosen by a hash, are answered at each evaluation: evaluation.samples",
 }
 
 

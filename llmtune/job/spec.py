@@ -335,6 +335,10 @@ class EvaluationSpec(StrictModel):
     """Validation rows on which the probabilities of labels are calibrated. Integer >= 0; None takes as many as test
     rows are asked and, with `abstain`, up to 2,000; and none where answers are billed."""
 
+    samples: Annotated[int, Field(ge=0, le=20)] | None = None
+    """Validation rows that the model answers at each evaluation while it trains, to look at: the same ones each time,
+    never test rows. 0..20; 0 is off, None leaves it to the backend."""
+
     abstain: AbstainSpec | None = None
     """Choose a confidence below which answers are withheld, so that of the others at most a share is wrong; None
     promises nothing."""

@@ -61,6 +61,7 @@ _HOME = {
     "DescribesHardware": "llmtune.provider.abilities",
     "Duration": "llmtune.provider.duration",
     "Event": "llmtune.provider.types",
+    "Sample": "llmtune.metrics.samples",
     "ExportFormat": "llmtune.provider.abilities",
     "Exporting": "llmtune.provider.abilities",
     "ExportsForServers": "llmtune.provider.abilities",
@@ -280,6 +281,7 @@ __all__ = [
     "Rule",
     "RunKey",
     "RunState",
+    "Sample",
     "SelfChecking",
     "Sent",
     "ServedExport",
@@ -350,6 +352,7 @@ if TYPE_CHECKING:
     from llmtune.deprecation import deprecated as deprecated
     from llmtune.metrics.points import MetricPoint as MetricPoint
     from llmtune.metrics.points import TokenStats as TokenStats
+    from llmtune.metrics.samples import Sample as Sample
     from llmtune.provider.abilities import CheckResult as CheckResult
     from llmtune.provider.abilities import DescribesHardware as DescribesHardware
     from llmtune.provider.abilities import ExportFormat as ExportFormat

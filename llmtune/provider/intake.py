@@ -18,6 +18,7 @@ from llmtune._safety.time_limit import TimeLimit
 from llmtune.data.example import ToolCall
 from llmtune.errors import LlmtuneError, TransientError, VendorError
 from llmtune.metrics.points import MetricPoint
+from llmtune.metrics.samples import Sample
 from llmtune.provider.generation import Generation, GenerationRequest, Generator
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import (
@@ -48,6 +49,8 @@ READING_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, 
 
 #: Characters of a vendor's message, of a name, and of an id.
 _MAX_MESSAGE, _MAX_NAME, _MAX_ID = 20_000, 500, 2_000
+#: Characters of a text of a sample: it is to be looked at.
+_MAX_SAMPLE = 2_000
 _MAX_INTEGER = (1 << 63) - 1
 #: The last second that a calendar has: 9999-12-31.
 _LAST_SECOND = 253_402_300_799.0
@@ -73,6 +76,7 @@ def clean_snapshot(snapshot: Snapshot) -> Snapshot:
         "progress": _clean_progress(snapshot.progress),
         "points": tuple(filter(None, map(_clean_point, snapshot.points))),
         "events": tuple(filter(None, map(_clean_event, snapshot.events))),
+        "samples": tuple(filter(None, map(_clean_sample, snapshot.samples))),
         "model": _clean_ref(snapshot.model, "the tuned model"),
         "checkpoints": tuple(
             filter(None, (_clean_ref(checkpoint, "a checkpoint") for checkpoint in snapshot.checkpoints))
@@ -268,6 +272,19 @@ def _clean_event(event: Event) -> Event:
             "time": time.time() if moment is None else moment,
             "message": _scrub_text(event.message, "an event", _MAX_MESSAGE),
         }
+    )
+
+
+def _clean_sample(sample: Sample) -> Sample | None:
+    step, number = (_clean_integer(value, "a number of a sample") for value in (sample.step, sample.number))
+    if step is None or number is None:
+        return None
+    return Sample(
+        step=step,
+        number=number,
+        prompt=_scrub_text(sample.prompt, "a prompt", _MAX_SAMPLE),
+        expected=_scrub_text(sample.expected, "a reference answer", _MAX_SAMPLE),
+        answer=_scrub_text(sample.answer, "an answer", _MAX_SAMPLE),
     )
 
 

@@ -205,7 +205,7 @@ class Abilities:
     `cancel`, `pause`: a job can be stopped, or halted and resumed. `metrics`, `validation_metrics`: curves on
     training and on validation rows are reported. `checkpoints`: earlier states of the model can be had. `serving`,
     `base_serving`: the tuned and the untuned model can be asked. `logits`: with scores of its tokens.
-    `billed_cost`: what was billed is reported.
+    `billed_cost`: what was billed is reported. `samples`: answers of the model are shown while it trains.
     """
 
     cancel: Ability = True
@@ -217,6 +217,7 @@ class Abilities:
     base_serving: Ability = True
     logits: Ability = NotOffered("the service returns text only")
     billed_cost: Ability = NotOffered("the service does not report what it billed")
+    samples: Ability = NotOffered("the service shows no answers of a model while it trains")
     deployment: Literal["none", "optional", "required"] = "none"
     """Whether the tuned model must be deployed, at a price, before it answers."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from llmtune.errors import NotTranslatable, UnsupportedHyperparameterWarning
@@ -23,7 +23,7 @@ from llmtune.provider.declarations import (
     Support,
     Unsupported,
 )
-from llmtune.provider.limits import NotOffered
+from llmtune.provider.limits import Ability, NotOffered
 from llmtune.provider.receipt import FieldReceipt, Receipt
 from llmtune.provider.types import Target
 
@@ -70,7 +70,7 @@ def translate(job: TuningJob, target: Target, capabilities: Capabilities, *, row
     requested |= {name: getattr(job.evaluation, name) for name in GENERATION_FIELDS}
 
     fields = [_resolve(name, requested[name], capabilities.parameters[name], facts) for name in DECLARED_FIELDS]
-    fields += _structural_receipts(job, target)
+    fields += _structural_receipts(job, target, capabilities.abilities.samples)
     refusals = [f"{row.field}: {row.reason}" for row in fields if row.support == "invalid"]
     abilities = (capabilities.method(target.method), capabilities.adapter(target.adapter))
     refusals += [ability.reason for ability in abilities if isinstance(ability, NotOffered)]
@@ -176,7 +176,7 @@ def _convert(
     )
 
 
-def _structural_receipts(job: TuningJob, target: Target) -> list[FieldReceipt]:
+def _structural_receipts(job: TuningJob, target: Target, samples: Ability) -> list[FieldReceipt]:
     """Return the receipts of the fields that select the request, and of those that llmtune itself carries out."""
     rows = [
         FieldReceipt(
@@ -210,7 +210,9 @@ def _structural_receipts(job: TuningJob, target: Target) -> list[FieldReceipt]:
     ]
     for spec, prefix in ((job.dataset, "dataset"), (job.evaluation, "evaluation")):
         for name in type(spec).model_fields:
-            if name not in GENERATION_FIELDS:
+            if (prefix, name) == ("evaluation", "samples"):
+                rows.append(_samples_receipt(job.evaluation.samples, samples, target.rows))
+            elif name not in GENERATION_FIELDS:
                 value = getattr(spec, name)
                 rows.append(
                     FieldReceipt(
@@ -222,6 +224,25 @@ def _structural_receipts(job: TuningJob, target: Target) -> list[FieldReceipt]:
                     )
                 )
     return rows
+
+
+def _samples_receipt(requested: int | None, ability: Ability, rows: Mapping[str, int]) -> FieldReceipt:
+    """Return the receipt of the answers while training: what of the evaluation the trainer carries out itself."""
+    receipt = FieldReceipt(field="evaluation.samples", support="inherent", requested=requested, effective=0)
+    if isinstance(ability, NotOffered):
+        return receipt.model_copy(
+            update={"support": "unsupported" if requested else "inherent", "reason": ability.reason}
+        )
+    if requested and rows and not rows.get("validation"):
+        return receipt.model_copy(
+            update={"support": "not_applicable", "effective": None, "reason": "there are no validation rows to answer"}
+        )
+    if requested is None:
+        reason = "the trainer chooses how many, and how often by what they cost"
+        return receipt.model_copy(update={"support": "default", "effective": None, "reason": reason})
+    return receipt.model_copy(
+        update={"support": "sent", "effective": requested, "reason": "answered by the trainer at each evaluation"}
+    )
 
 
 def _as_plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ from llmtune._models import DocumentedModel, FrozenModel
 from llmtune.config import setting_variable
 from llmtune.errors import InvalidSettings, MissingExtra, VendorError
 from llmtune.metrics.points import MetricPoint
+from llmtune.metrics.samples import Sample
 
 #: `lt` and ten of [a-z0-9]: legal in every vendor's tag. Fixed when a run is planned; travels in whatever the
 #: vendor lets us tag (metadata, client token, label, suffix, display name).
@@ -226,6 +227,9 @@ class Snapshot(FrozenModel):
     """New metric points since the cursor; repeated ones do no harm."""
 
     events: tuple[Event, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    """New answers to validation rows, all of a step together; repeated ones do no harm."""
+
     model: ModelRef | None = None
     """The tuned model, once there is one (a FAILED job may have a usable one)."""
 

@@ -15,6 +15,7 @@ from pydantic_core import to_jsonable_python
 from llmtune.evaluation.results import EvaluationResult, SystemResult
 from llmtune.metrics.diagnosis import Diagnosis, diagnose
 from llmtune.metrics.points import MetricPoint, NotReported, Series, merge
+from llmtune.metrics.samples import Sample
 from llmtune.planning.bill import compare_bill, compute_from_tokens
 from llmtune.provider.receipt import FieldReceipt, Receipt
 from llmtune.provider.types import Billed, RunState
@@ -27,6 +28,7 @@ from llmtune.report.schema import (
     Identity,
     ReceiptRow,
     Report,
+    SampledRow,
     Timing,
 )
 from llmtune.verifications.results import Verification
@@ -95,6 +97,9 @@ class RunFacts:
 
     points: Iterable[MetricPoint] = ()
     """Every metric point of the run, in any order."""
+
+    samples: Sequence[Sample] = ()
+    """Answers of the model while it trained."""
 
     not_reported: Mapping[str, str] = field(default_factory=dict)
     """Series that the backend never reports, with the reason."""
@@ -179,6 +184,7 @@ def build_report(facts: RunFacts) -> Report:
         timing=timing,
         cost=_build_cost(receipt, facts.resolved.get("epochs"), billed),
         series=series,
+        samples=_collect_samples(facts.samples),
         stopping=str(facts.resolved.get("stopping", "")),
         evaluation=evaluation,
         evaluated_on=facts.evaluated_on,
@@ -226,6 +232,15 @@ def _collect_series(points: Iterable[MetricPoint], not_reported: Mapping[str, st
     for name, reason in absent.items():
         series.setdefault(name, NotReported(reason))
     return series
+
+
+def _collect_samples(samples: Sequence[Sample]) -> tuple[SampledRow, ...]:
+    """Return the rows that were answered, in their order, each with its answers by step."""
+    rows: dict[int, SampledRow] = {}
+    for sample in sorted(samples, key=lambda sample: (sample.number, sample.step)):
+        row = rows.get(sample.number) or SampledRow(prompt=sample.prompt, expected=sample.expected)
+        rows[sample.number] = row.model_copy(update={"answers": row.answers | {sample.step: sample.answer}})
+    return tuple(rows.values())
 
 
 def _compute_timing(

@@ -176,6 +176,15 @@ class Check(DocumentedModel):
     says: str = ""
 
 
+class SampledRow(DocumentedModel):
+    """A validation row that the model answered while it trained: its `prompt`, and its reference answer `expected`."""
+
+    prompt: str
+    expected: str = ""
+    answers: dict[int, str] = {}
+    """The model's answer by optimizer step, ascending; step 0 is before training."""
+
+
 class EarlierEvaluation(DocumentedModel):
     """An evaluation that a later one has replaced: its figures, the answers it asked for, and the `seconds` it took."""
 
@@ -266,6 +275,9 @@ class Report(Renderable, DocumentedModel):
     cost: Cost = Cost()
     series: dict[str, Series | NotReported] = {}
     """Curves by canonical name; a series the backend never reports stands here with the reason."""
+
+    samples: tuple[SampledRow, ...] = ()
+    """Answers to a few validation rows while it trained, where the backend shows them."""
 
     stopping: str = ""
     """Where training ended and which step was kept, where validation decided it."""

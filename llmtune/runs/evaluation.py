@@ -22,6 +22,7 @@ from llmtune.redaction.secrets import scrub_leaves
 from llmtune.runs import settling, verifications
 from llmtune.runs.evaluation_progress import EvaluationProgress, store_progress
 from llmtune.runs.store.records import RunRecord
+from llmtune.runs.store.samples import read_samples
 from llmtune.runs.store.store import Store
 
 if TYPE_CHECKING:
@@ -397,6 +398,7 @@ def _build_report(
         receipt=plan,
         job=record.job,
         points=store.points(record.id),
+        samples=read_samples(refs),
         not_reported=record.not_reported,
         transitions=transitions,
         evaluation=evaluated or _explain_not_evaluated(record, model),

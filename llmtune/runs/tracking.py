@@ -22,6 +22,7 @@ from llmtune.redaction.secrets import scrub, scrub_leaves
 from llmtune.runs.store.leases import Lease
 from llmtune.runs.store.queries import points_after
 from llmtune.runs.store.records import RunRecord
+from llmtune.runs.store.samples import group_samples, read_samples
 from llmtune.runs.store.store import Store
 
 if TYPE_CHECKING:
@@ -133,6 +134,27 @@ class _Feed:
             assert self._sink is not None
             self._sink.write([self._best[key] for key in new])
             self._save_state(after=numbered_points[-1][0], stale=self._stale)
+            self._write_samples()
+
+    def _write_samples(self) -> None:
+        """Write the answers of steps that were not written yet. A tracker that takes no texts still gets the points.
+
+        Answers show rows of the dataset: they leave for a tracker only where the job itself asks for them.
+        """
+        last = self._state.get("sampled", -1)
+        if self._sink is None or last is None or not self._store.get(self._run_id).tuning_job.evaluation.samples:
+            return
+        try:
+            for step, samples in group_samples(read_samples(self._store.refs(self._run_id), after=last)).items():
+                self._sink.write_samples(step, samples)
+                self._save_state(sampled=step)
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            log.exception("the sink %s of run %s takes no texts", self._spec, self._run_id, extra={"run": self._run_id})
+            reason = f"{type(error).__name__}: {error}"
+            self._store.warn(self._run_id, f"the sink {self._spec} takes no answers while training: {reason}")
+            self._save_state(sampled=None)
 
     def finish(self, report: Report) -> None:
         """Send the last points, the corrected ones, and the results."""
@@ -143,6 +165,9 @@ class _Feed:
             self._sink.start_over(self._state["handle"])
             self._save_state()
             self._sink.write(list(self._best.values()))
+            if self._state.get("sampled", -1) is not None:
+                self._state["sampled"] = -1
+        self._write_samples()
         last = max((step for _, step in self._best), default=0)
         self._sink.finish(collect_results(report), last, report.identity.state.value)
         self._save_state(done=True, stale=False)
@@ -190,6 +215,8 @@ class _Feed:
                 if (sink.series_name(key[0]), key[1]) in written
             }
             self._state["after"] = 0
+            if self._state.get("sampled", -1) is not None:
+                self._state["sampled"] = -1
         self._save_state()
         return True
 

@@ -17,6 +17,8 @@ from llmtune._safety.telemetry import turn_off_telemetry
 from llmtune.config import redact_url
 from llmtune.errors import InvalidJob, MissingExtra, UnknownName
 from llmtune.metrics.points import MetricPoint
+from llmtune.metrics.samples import Sample
+from llmtune.redaction.control_chars import escape_controls
 
 #: The points that a tracker holds, by its own name of the series, and step.
 Written = dict[tuple[str, int], float]
@@ -55,6 +57,10 @@ class Tracker(Protocol):
         """Add points. No two of them, now or earlier, have the same series and step."""
         ...
 
+    def write_samples(self, step: int, samples: Sequence[Sample]) -> None:
+        """Add the answers of a step as text. A step that was written before is written again as it was."""
+        ...
+
     def start_over(self, handle: dict[str, Any]) -> None:
         """Remove every point: the backend has corrected some, and all are written again."""
         ...
@@ -66,6 +72,23 @@ class Tracker(Protocol):
     def close(self) -> None:
         """Close the connection, whether or not the run has ended."""
         ...
+
+
+def format_samples(samples: Sequence[Sample]) -> str:
+    """Return the answers of a step as plain text in Markdown, whatever is written in them."""
+    parts = []
+    for sample in samples:
+        texts = [("asked", sample.prompt), ("expected", sample.expected), ("answered", sample.answer)]
+        parts.append(
+            f"validation row {sample.number}\n\n"
+            + "\n\n".join(f"{name}:\n\n{_indent(text)}" for name, text in texts if text or name == "answered")
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def _indent(text: str) -> str:
+    """Indent every line: Markdown shows such a block as it is."""
+    return "\n".join(f"    {line}" for line in escape_controls(text).splitlines() or [""])
 
 
 class _Kind(NamedTuple):

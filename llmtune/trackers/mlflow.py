@@ -13,7 +13,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
 from llmtune.metrics.points import MetricPoint
-from llmtune.trackers import TrackedRun, Written
+from llmtune.metrics.samples import Sample
+from llmtune.trackers import TrackedRun, Written, format_samples
 
 EXPERIMENT = "llmtune"
 
@@ -56,6 +57,10 @@ class MLflowTracker:
                 for point in points
             ]
         )
+
+    def write_samples(self, step: int, samples: Sequence[Sample]) -> None:
+        """Log the answers as an artifact of the run, one file per step."""
+        self._client.log_text(self._id, format_samples(samples), f"samples/step-{step:06}.md")
 
     def start_over(self, handle: dict[str, Any]) -> None:
         """Delete the run (MLflow's trash keeps it) and create another: MLflow changes no point."""

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from llmtune.metrics.points import MetricPoint
-from llmtune.trackers import TrackedRun, Written
+from llmtune.metrics.samples import Sample
+from llmtune.trackers import TrackedRun, Written, format_samples
 
 _SUFFIX = ".llmtune"
 
@@ -41,6 +44,15 @@ class TensorBoardTracker:
         """Write one event per point."""
         for point in points:
             self._add(point.series, point.value, point.step, point.time)
+        self._open().flush()
+
+    def write_samples(self, step: int, samples: Sequence[Sample]) -> None:
+        """Write the answers for TensorBoard's page of texts."""
+        text = TensorProto(dtype=DT_STRING, string_val=[format_samples(samples).encode()])
+        text.tensor_shape.dim.add(size=1)
+        plugin = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
+        summary = Summary(value=[Summary.Value(tag="samples/text_summary", metadata=plugin, tensor=text)])
+        self._open().add_event(Event(wall_time=time.time(), step=step, summary=summary))
         self._open().flush()
 
     def start_over(self, handle: dict[str, Any]) -> None:

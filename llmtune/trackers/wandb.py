@@ -8,6 +8,7 @@ from typing import Any
 import wandb
 
 from llmtune.metrics.points import MetricPoint
+from llmtune.metrics.samples import Sample
 from llmtune.trackers import TrackedRun
 
 PROJECT = "llmtune"
@@ -45,7 +46,8 @@ class WandbTracker:
             resume="allow",
             reinit="create_new",
             save_code=False,
-            # Points alone: neither what this process prints, nor its files, host and load.
+            # Points, and answers where the job asks for them: neither what this process prints, nor its files, host and
+            # load.
             settings=wandb.Settings(
                 console="off", silent=True, quiet=True, disable_git=True, x_disable_stats=True, x_disable_meta=True
             ),
@@ -64,6 +66,12 @@ class WandbTracker:
             rows.setdefault(point.step, {})[point.series] = point.value
         for step in sorted(rows):
             self._run.log({STEP: step, **rows[step]})
+
+    def write_samples(self, step: int, samples: Sequence[Sample]) -> None:
+        """Log the answers as a table."""
+        columns: list[str | int] = ["row", "prompt", "expected", "answer"]
+        rows = [[sample.number, sample.prompt, sample.expected, sample.answer] for sample in samples]
+        self._run.log({STEP: step, "samples": wandb.Table(columns=columns, data=rows)})
 
     def start_over(self, handle: dict[str, Any]) -> None:
         """Mark the run as superseded and start another: W&B changes no point."""

@@ -169,7 +169,10 @@ METHODS: dict[str, Ability] = {
     **NOT_YET_METHODS,
 }
 ADAPTERS: dict[str, Ability] = dict.fromkeys(("lora", "dora", "full", "qlora"), True)
+#: Of an encoder.
+_NO_ANSWERS = NotOffered("an encoder is tuned to labels: it answers with no text to look at")
 ABILITIES = Abilities(
+    samples=True,
     pause=NotOffered("cancel and attach again instead; a run continues from its last checkpoint"),
     logits=True,
     billed_cost=NotOffered("your own machine: no vendor bills it"),
@@ -208,7 +211,7 @@ def capabilities(target: Target) -> Capabilities:
         limits=Limits(
             format=row_format(method), text_format="text" if method == "sft" else None, min_rows=1, source=_OURS
         ),
-        abilities=ABILITIES,
+        abilities=replace(ABILITIES, samples=_NO_ANSWERS) if method == "classification" else ABILITIES,
         methods=METHODS,
         adapters=_adapters(method),
         warnings=_warnings(target.adapter),

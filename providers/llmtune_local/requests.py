@@ -40,6 +40,9 @@ def build(receipt: Receipt, files: Files) -> dict[str, Any]:
     if revision := options.pop("revision", None):
         body["revision"] = revision
     body["options"] = options
+    samples = next((row for row in receipt.fields if row.field == "evaluation.samples"), None)
+    if samples is not None and samples.support == "sent":
+        body["samples"] = samples.effective
     if receipt.data.evaluated:
         body["evaluated_rows"] = count_questions(receipt)
     declared = declarations.capabilities(target).parameters

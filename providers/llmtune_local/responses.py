@@ -33,6 +33,7 @@ def snapshot(folder: RunDir, status: Status | None, verdict: Verdict, since: cor
     cursor = since or {}
     metrics, metrics_at = folder.read_metrics(Cursor.model_validate(cursor.get("metrics", {})))
     events, events_at = folder.read_events(Cursor.model_validate(cursor.get("events", {})))
+    samples, samples_at = folder.read_samples(Cursor.model_validate(cursor.get("samples", {})))
     noticed = [*events, *([verdict.notice] if verdict.notice else [])]
     request = folder.find_request()
     validated = request is None or request.files.validation is not None
@@ -45,12 +46,17 @@ def snapshot(folder: RunDir, status: Status | None, verdict: Verdict, since: cor
             core.MetricPoint(**line.model_dump(), source="computed", raw_name=line.series) for line in metrics
         ),
         events=tuple(core.Event(**line.model_dump()) for line in noticed),
+        samples=tuple(core.Sample(**line.model_dump()) for line in samples),
         model=tuned_model(folder) if state is RunState.SUCCEEDED else None,
         error=verdict.error,
         warnings=(*verdict.warnings, *folder.damage.values()),
         resolved=_resolved(status),
         not_reported={} if validated else {"validation/loss": "the dataset has no validation rows"},
-        cursor={"metrics": metrics_at.model_dump(), "events": events_at.model_dump()},
+        cursor={
+            "metrics": metrics_at.model_dump(),
+            "events": events_at.model_dump(),
+            "samples": samples_at.model_dump(),
+        },
     )
 
 

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,22 @@ import pytest
 from typer.testing import CliRunner
 
 from llmtune import attach, tune
-from llmtune.errors import InvalidJob, LlmtuneError, MissingExtra, RunFailed, UnknownName
+from llmtune.errors import (
+    InvalidJob,
+    LlmtuneError,
+    MissingExtra,
+    RunFailed,
+    UnknownName,
+    UnsupportedHyperparameterWarning,
+)
 from llmtune.metrics.points import MetricPoint, Series
+from llmtune.metrics.samples import Sample
+from llmtune.provider.types import RunState, Snapshot
 from llmtune.report.schema import Report
 from llmtune.runs.api import start
 from llmtune.runs.poller import PollInterval
-from llmtune.runs.store.store import open_store
+from llmtune.runs.run import Run
+from llmtune.runs.store.store import Store, open_store
 from llmtune.runs.tracking import TrackerFeeds
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
 from llmtune.testing.generic_vendor import Fake
@@ -370,6 +381,144 @@ def test_two_runs_stand_side_by_side(provider: FakeProvider, tmp_path: Path) -> 
     assert folders == ["one-two", "three"]
 
 
+# --- answers while training ------------------------------------------------------------------------------------------
+def start_with_answers(folder: Path, provider: FakeProvider, spec: str, samples: int | None = 2) -> Run:
+    """Start a run whose job asks for answers; its vendor shows none by itself, so the test adds them (`answered`)."""
+    plain = job(folder)
+    asking = plain.model_copy(update={"evaluation": plain.evaluation.model_copy(update={"samples": samples})})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnsupportedHyperparameterWarning)
+        return start(asking, provider, sinks=[spec])
+
+
+def answered(run: Run, store: Store, *steps: int) -> None:
+    samples = tuple(
+        Sample(step=step, number=number, prompt=f"question {number}", expected="yes", answer=f"<b>answer</b> {step}")
+        for step in steps
+        for number in (1, 2)
+    )
+    store.record(run.id, Snapshot(state=RunState.RUNNING, raw_state="running", samples=samples))
+
+
+def texts_in_tensorboard(folder: Path) -> dict[int, str]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (place,) = {path.parent for path in folder.rglob("*tfevents*")}
+    reader = EventAccumulator(str(place))
+    reader.Reload()
+    tag = "samples/text_summary"
+    assert reader.SummaryMetadata(tag).plugin_data.plugin_name == "text"
+    events = reader.Tensors(tag)
+    assert len(events) == len({event.step for event in events}), "a step was written twice"
+    return {event.step: event.tensor_proto.string_val[0].decode() for event in events}
+
+
+def texts_in_mlflow(folder: Path) -> dict[int, str]:
+    paths = folder.rglob("step-*.md")
+    return {int(path.stem.removeprefix("step-")): path.read_text() for path in paths}
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [("tensorboard", texts_in_tensorboard), pytest.param("mlflow", texts_in_mlflow, marks=pytest.mark.slow)],
+)
+def test_answers_while_training_go_along_as_text(
+    name: str,
+    read: Callable[[Path], dict[int, str]],
+    provider: FakeProvider,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    pytest.importorskip(name)
+    run = start_with_answers(tmp_path, provider, SINKS[name][0])
+    store = open_store()
+    answered(run, store, 0)
+    run.wait(pace=QUICK)
+    folder = tmp_path
+    if name == "mlflow":  # where the empty store keeps its files
+        folder = Path(open_mlflow(tmp_path).artifact_location.removeprefix("file://")) / only_mlflow_run(tmp_path)
+    texts = read(folder)
+    assert list(texts) == [0]
+    assert "    question 2\n" in texts[0]
+    assert "    <b>answer</b> 0" in texts[0]  # as it is: Markdown shows an indented block so
+
+
+def open_mlflow(folder: Path) -> Any:
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    return client.get_experiment_by_name("trials")
+
+
+def only_mlflow_run(folder: Path) -> str:
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    (run,) = client.search_runs([open_mlflow(folder).experiment_id])
+    return str(run.info.run_id)
+
+
+def test_answers_are_written_once_whoever_follows_the_run(provider: FakeProvider, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    run = start_with_answers(tmp_path, provider, SINKS["tensorboard"][0])
+    store = open_store()
+    for step in (0, 5):
+        answered(run, store, step)
+        store.add_points(run.id, [MetricPoint(step=step + 1, series="train/loss", value=1.0)])
+        feeds = TrackerFeeds(store, run.id)
+        feeds.update()
+        feeds.update()
+        feeds.close()
+    run.wait(pace=QUICK)
+    assert sorted(texts_in_tensorboard(tmp_path / "boards")) == [0, 5]
+
+
+def test_a_sink_that_takes_no_texts_still_gets_the_points(
+    provider: FakeProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    from llmtune.trackers.tensorboard import TensorBoardTracker
+
+    def refuse(*_: object) -> None:
+        raise PermissionError("no artifacts here")
+
+    monkeypatch.setattr(TensorBoardTracker, "write_samples", refuse)
+    run = start_with_answers(tmp_path, provider, SINKS["tensorboard"][0])
+    answered(run, open_store(), 0)
+    answered(run, open_store(), 5)
+    report = run.wait(pace=QUICK)
+    same(from_tensorboard(tmp_path / "boards"), report)
+    sentences = [warning for warning in report.warnings if "takes no answers" in warning]
+    assert [sentence.rpartition(": P")[2] for sentence in sentences] == ["ermissionError: no artifacts here"]
+
+
+@pytest.mark.slow
+def test_answers_are_a_table_in_wandb(provider: FakeProvider, tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    run = start_with_answers(tmp_path, provider, "wandb:trials")
+    answered(run, open_store(), 0)
+    report = run.wait(pace=QUICK)
+    (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    rows = [row for row in wandb_rows(path) if any(name.startswith("samples") for name in row)]
+    assert [row["step"] for row in rows] == [0]
+    (table,) = tmp_path.glob("wandb/offline-run-*/files/media/table/samples*.json")
+    assert json.loads(table.read_text())["data"][1] == [2, "question 2", "yes", "<b>answer</b> 0"]
+    assert report.succeeded
+
+
+@pytest.mark.parametrize("samples", [None, 0])
+def test_rows_of_the_dataset_leave_for_no_tracker_unless_the_job_asks(
+    samples: int | None, provider: FakeProvider, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorboard")
+    run = start_with_answers(tmp_path, provider, SINKS["tensorboard"][0], samples)
+    answered(run, open_store(), 0)
+    report = run.wait(pace=QUICK)
+    assert report.samples[0].answers == {0: "<b>answer</b> 0"}
+    (path,) = (tmp_path / "boards").rglob("*tfevents*")
+    assert b"<b>answer" not in path.read_bytes()
+
+
 # --- what can go wrong -----------------------------------------------------------------------------------------------
 def test_a_sink_that_breaks_is_a_warning_and_the_run_goes_on(
     provider: FakeProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -378,8 +527,8 @@ def test_a_sink_that_breaks_is_a_warning_and_the_run_goes_on(
     (tmp_path / "boards").write_text("a file where a folder should be")
     report = tune(job(tmp_path), provider, sinks=["tensorboard:boards"], pace=QUICK)
     assert report.succeeded
-    warnings = attach(report.identity.run_id, provider=provider).record.warnings
-    assert [each for each in warnings if each.startswith(f"the sink tensorboard:{tmp_path / 'boards'} stopped: ")]
+    told = attach(report.identity.run_id, provider=provider).record.warnings
+    assert [each for each in told if each.startswith(f"the sink tensorboard:{tmp_path / 'boards'} stopped: ")]
 
 
 def refused(vendor: Fake, provider: FakeProvider, tmp_path: Path, spec: str, kind: type[LlmtuneError]) -> LlmtuneError:

@@ -31,6 +31,7 @@ SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
     _evaluation,
     _of_result(panel.panel),
     training.training,
+    training.samples,
     training.diagnosis,
     servers.servers,
     _of_result(calibration.confidence),

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 from llmtune.metrics.points import MetricPoint, NotReported, series_info
 from llmtune.report.cells import bullets
-from llmtune.report.document import Block, Charts, Column, Details, Inline, Section, Span, Style, Table, Text
+from llmtune.report.document import (
+    Block,
+    Card,
+    Cards,
+    Charts,
+    Column,
+    Details,
+    Inline,
+    Section,
+    Span,
+    Style,
+    Table,
+    Text,
+)
 from llmtune.report.format import count, number
 from llmtune.report.html.charts import MOST_POINTS, chart_data
-from llmtune.report.schema import Report
+from llmtune.report.schema import Report, SampledRow
 from llmtune.report.terminal_chart import sparkline
+
+#: Answers of a row that are shown, at most, and characters of a text.
+ANSWERS_SHOWN = 5
+TEXT_SHOWN = 300
 
 #: Spikes of the loss that are shown at once.
 SPIKES_SHOWN = 3
@@ -66,6 +86,38 @@ def training(report: Report) -> Section:
 
 def _point(point: MetricPoint | None, unit: str, step: str = "") -> Span:
     return Span("") if point is None else Span(number(point.value, unit) + step, value=point.value)
+
+
+def samples(report: Report) -> Section:
+    """Return the section with the answers to a few validation rows while the model trained."""
+    steps = _choose_steps(report.samples)
+    cards = [_sampled(number, row, steps) for number, row in enumerate(report.samples, start=1)]
+    blocks: list[Block] = [Cards(cards)] if cards else []
+    more = len(cards) - 1
+    brief: list[Block] = [Cards(cards[:1]), *([Text(count(more, "more row"), "dim")] if more > 0 else [])]
+    return Section("samples", "Answers while training", blocks, brief=brief if cards else ())
+
+
+def _choose_steps(rows: Sequence[SampledRow]) -> list[int]:
+    """Return the steps whose answers are shown: the first, the last, and of those between the last ones with a new
+    answer. The JSON report holds all."""
+    steps = sorted({step for row in rows for step in row.answers})
+    new = [
+        step
+        for before, step in pairwise(steps)
+        if any(row.answers.get(before) != row.answers.get(step) for row in rows) and step != steps[-1]
+    ]
+    return [*steps[:1], *new[-(ANSWERS_SHOWN - 2) :], *steps[1:][-1:]]
+
+
+def _sampled(number: int, row: SampledRow, steps: Sequence[int]) -> Card:
+    expected = [("expected", _shorten(row.expected))] if row.expected else []
+    answers = [(f"step {step:,}", _shorten(row.answers.get(step, "")) or "(empty)") for step in steps]
+    return Card(f"validation row {number}", [("asked", _shorten(row.prompt)), *expected, *answers])
+
+
+def _shorten(text: str, limit: int = TEXT_SHOWN) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}\u2026"
 
 
 def diagnosis(report: Report) -> Section | None:

@@ -88,7 +88,8 @@ def identify_point(point: MetricPoint) -> str:
 
 
 def is_unchanged(record: RunRecord, snapshot: Snapshot) -> bool:
-    has_news = snapshot.points or snapshot.events or snapshot.checkpoints or snapshot.model is not None
+    lists = (snapshot.points, snapshot.events, snapshot.samples, snapshot.checkpoints)
+    has_news = any(lists) or snapshot.model is not None
     return not has_news and snapshot.state is record.state and apply_snapshot(record, snapshot) == record
 
 

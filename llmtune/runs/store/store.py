@@ -22,6 +22,7 @@ from llmtune.redaction.secrets import scrub
 from llmtune.runs.store.ledger import Ledger
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.run_names import Preference, RunMatch, RunName, match_run, suggest_names
+from llmtune.runs.store.samples import group_samples, make_event, make_ref
 from llmtune.runs.store.serialization import (
     apply_snapshot,
     build_columns,
@@ -270,7 +271,11 @@ class Store(Ledger):
         with self.write(durable=snapshot.state.final) as connection:
             before = self._get_locked(connection, run_id)
             points = self._add_points(connection, run_id, snapshot.points)
-            events = self._add_events(connection, run_id, snapshot.events)
+            samples = group_samples(snapshot.samples)
+            sample_events = [make_event(step, group) for step, group in samples.items()]
+            events = self._add_events(connection, run_id, [*snapshot.events, *sample_events])
+            for step, group in samples.items():
+                self._set_ref(connection, run_id, *make_ref(step, group))
             after = apply_snapshot(before, snapshot)
             reason = f"the vendor says {snapshot.raw_state!r}"
             # Our own finalizing begins when the job has ended; a vendor's is still part of its running.

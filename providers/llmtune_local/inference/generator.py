@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from llmtune.data.example import Example
 from llmtune.errors import InvalidData
@@ -80,69 +80,9 @@ class LocalGenerator(LocalModel):
             begin = prefix_cache.shared_prefix(prompts) if self._method.prefix else 0
             prefix = prefix_cache.Prefix(network, prompts[0][:begin]) if begin else None
             for group in _groups([len(prompt) for prompt in prompts], limits):
-                batch = [(index, requests[index], prompts[index], limits[index]) for index in group]
-                answers |= self._answer(batch, prefix, tell)
+                batch = [Question(index, requests[index], prompts[index], limits[index]) for index in group]
+                answers |= answer_batch(network, renderer, batch, prefix, tell)
         return [with_calls(answers[index], request) for index, request in enumerate(requests)]
-
-    def _answer(
-        self,
-        group: list[tuple[int, GenerationRequest, tuple[int, ...], int]],
-        prefix: Prefix | None,
-        tell: Callable[[int, str], bool] | None,
-    ) -> Iterator[tuple[int, Generation]]:
-        import torch
-
-        from llmtune_local.inference.sampling import Sampler
-
-        network, renderer = self._load()
-        began = time.perf_counter()
-        device, stop = network.device, renderer.stop_ids
-        begin = prefix.length if prefix is not None else 0
-        longest = max(len(prompt) for _, _, prompt, _ in group) - begin
-        pad = next(iter(stop), 0)
-        ids = torch.tensor(
-            [(pad,) * (longest + begin - len(prompt)) + prompt[begin:] for _, _, prompt, _ in group], device=device
-        )
-        lengths = torch.tensor([len(prompt) for _, _, prompt, _ in group], device=device)
-        # What all share, padding, the rest of the prompt.
-        at = torch.arange(begin + longest, device=device)
-        mask = ((at < begin) | (at >= (begin + longest - (lengths - begin)).unsqueeze(1))).long()
-        growing = [_Answer(index, Sampler(request), prompt, limit) for index, request, prompt, limit in group]
-        cache: Any = prefix.rows(len(group)) if prefix is not None else None
-        position = (mask.cumsum(1) - 1).clamp_min(0)[:, begin:]
-        while growing:
-            output = network.causal(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=position,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            cache = output.past_key_values
-            logits = output.logits[:, -1]
-            likeliest = logits.argmax(dim=1).tolist()
-            chosen = [
-                token if answer.sampler.greedy else answer.sampler.next(row)
-                for answer, row, token in zip(growing, logits, likeliest, strict=True)
-            ]
-            for answer, token in zip(growing, chosen, strict=True):
-                answer.add(token, stop)
-                if tell is not None and not tell(answer.index, answer.take_new_text(renderer.tokenizer)):
-                    answer.reason = answer.reason or "stop"
-            unfinished = [slot for slot, answer in enumerate(growing) if answer.reason is None]
-            for answer in growing:
-                if answer.reason is not None:
-                    yield answer.index, answer.done(renderer.tokenizer, time.perf_counter() - began)
-            if not unfinished:
-                return
-            ids = torch.tensor([[chosen[slot]] for slot in unfinished], device=device)
-            keep = torch.tensor(unfinished, device=device)
-            if len(unfinished) < len(growing):
-                cache.batch_select_indices(keep)
-                growing = [growing[slot] for slot in unfinished]
-            mask = torch.cat((mask[keep], torch.ones((len(unfinished), 1), dtype=mask.dtype, device=device)), dim=1)
-            position = position[keep][:, -1:] + 1
 
     def _max_new_tokens(self, request: GenerationRequest, prompt: tuple[int, ...]) -> int:
         """Return how many tokens this answer may have."""
@@ -269,6 +209,80 @@ class LocalGenerator(LocalModel):
         self._network = Network(loaded, device=device, dtype=dtype)
         self._method = choose_method(self._network)
         return self._network, self._renderer
+
+
+class Question(NamedTuple):
+    """A prompt as tokens, with how it is to be answered, and the tokens that the answer may have."""
+
+    number: int
+    request: GenerationRequest
+    prompt: tuple[int, ...]
+    limit: int
+
+
+def answer_batch(
+    network: Network,
+    renderer: Renderer,
+    group: Sequence[Question],
+    prefix: Prefix | None = None,
+    tell: Callable[[int, str], bool] | None = None,
+) -> Iterator[tuple[int, Generation]]:
+    """Generate the answers of a group side by side; yield each with its question's number when it is finished.
+
+    The model must be unpacked, and no gradient be recorded. `tell` is as in `LocalGenerator.stream`.
+    """
+    import torch
+
+    from llmtune_local.inference.sampling import Sampler
+
+    began = time.perf_counter()
+    device, stop = network.device, renderer.stop_ids
+    begin = prefix.length if prefix is not None else 0
+    longest = max(len(prompt) for _, _, prompt, _ in group) - begin
+    pad = next(iter(stop), 0)
+    ids = torch.tensor(
+        [(pad,) * (longest + begin - len(prompt)) + prompt[begin:] for _, _, prompt, _ in group], device=device
+    )
+    lengths = torch.tensor([len(prompt) for _, _, prompt, _ in group], device=device)
+    # What all share, padding, the rest of the prompt.
+    at = torch.arange(begin + longest, device=device)
+    mask = ((at < begin) | (at >= (begin + longest - (lengths - begin)).unsqueeze(1))).long()
+    growing = [_Answer(index, Sampler(request), prompt, limit) for index, request, prompt, limit in group]
+    cache: Any = prefix.rows(len(group)) if prefix is not None else None
+    position = (mask.cumsum(1) - 1).clamp_min(0)[:, begin:]
+    while growing:
+        output = network.causal(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        cache = output.past_key_values
+        logits = output.logits[:, -1]
+        likeliest = logits.argmax(dim=1).tolist()
+        chosen = [
+            token if answer.sampler.greedy else answer.sampler.next(row)
+            for answer, row, token in zip(growing, logits, likeliest, strict=True)
+        ]
+        for answer, token in zip(growing, chosen, strict=True):
+            answer.add(token, stop)
+            if tell is not None and not tell(answer.index, answer.take_new_text(renderer.tokenizer)):
+                answer.reason = answer.reason or "stop"
+        unfinished = [slot for slot, answer in enumerate(growing) if answer.reason is None]
+        for answer in growing:
+            if answer.reason is not None:
+                yield answer.index, answer.done(renderer.tokenizer, time.perf_counter() - began)
+        if not unfinished:
+            return
+        ids = torch.tensor([[chosen[slot]] for slot in unfinished], device=device)
+        keep = torch.tensor(unfinished, device=device)
+        if len(unfinished) < len(growing):
+            cache.batch_select_indices(keep)
+            growing = [growing[slot] for slot in unfinished]
+        mask = torch.cat((mask[keep], torch.ones((len(unfinished), 1), dtype=mask.dtype, device=device)), dim=1)
+        position = position[keep][:, -1:] + 1
 
 
 class _Answer:

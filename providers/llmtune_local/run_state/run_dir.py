@@ -4,6 +4,7 @@ request.json     what to do; written once, before the worker starts
 status.json      where the worker is; replaced atomically, so a reader always sees a whole one
 metrics.jsonl    one point a line, whole lines only; each (step, series) once, also after a resume
 events.jsonl     what happened, in sentences
+samples.jsonl    answers to a few validation rows while training, one a line; a step may come again after a resume
 worker.log       everything else, tracebacks included
 checkpoints/     step-N/: adapter (or model), optimizer and position; renamed into place when complete
 adapter/         the result in PEFT's layout (adapter full: model/, a whole model)
@@ -31,7 +32,7 @@ from llmtune._safety.private_files import make_private_folder, open_private
 from llmtune.errors import InvalidJob
 from llmtune_local.run_state.damage import DamagedFile, artefact_fault, checkpoint_fault, describe
 from llmtune_local.run_state.process import FolderLock, alive
-from llmtune_local.run_state.schema import Cursor, EventLine, MetricLine, Result, RunRequest, Status
+from llmtune_local.run_state.schema import Cursor, EventLine, MetricLine, Result, RunRequest, SampleLine, Status
 
 _Record = TypeVar("_Record", bound=BaseModel)
 
@@ -52,6 +53,7 @@ class RunDir:
         self.path = Path(path)
         self.adapter, self.model = self.path / "adapter", self.path / "model"
         self.metrics, self.events = self.path / "metrics.jsonl", self.path / "events.jsonl"
+        self.samples = self.path / "samples.jsonl"
         self.lock = self.path / "lock"
         self.damage: dict[str, str] = {}
 
@@ -125,6 +127,11 @@ class RunDir:
         """Return events after the cursor, and the next cursor."""
         lines, cursor = self._lines(self.events, since)
         return [event for _, event in self._records(self.events, lines, EventLine)], cursor
+
+    def read_samples(self, since: Cursor | None = None) -> tuple[list[SampleLine], Cursor]:
+        """Return answers after the cursor, and the next cursor."""
+        lines, cursor = self._lines(self.samples, since)
+        return [sample for _, sample in self._records(self.samples, lines, SampleLine)], cursor
 
     def artefact_fault(self) -> str | None:
         """Return why the result is incomplete; None where it is not."""
@@ -242,7 +249,11 @@ class RunDir:
 
     def repair(self) -> None:
         """Remove what a crash has left: lines that cannot be read, half a last line, half-written files."""
-        for path, record in ((self.metrics, MetricLine), (self.events, EventLine)):
+        for path, record in (
+            (self.metrics, MetricLine),
+            (self.events, EventLine),
+            (self.samples, SampleLine),
+        ):
             if not path.is_file():
                 continue
             data = path.read_bytes()
@@ -278,6 +289,10 @@ class RunDir:
     def append_event(self, event: EventLine) -> None:
         """Append one event as a whole line."""
         _append(self.events, event.model_dump_json() + "\n")
+
+    def append_samples(self, samples: list[SampleLine]) -> None:
+        """Append the answers of a step as whole lines, in one write."""
+        _append(self.samples, "".join(sample.model_dump_json() + "\n" for sample in samples))
 
     def truncate_metrics(self, step: int) -> None:
         """Remove the points after `step`, and unreadable lines, before a resume writes them again."""

@@ -175,6 +175,9 @@ class RunRequest(_Record):
     options: WorkerOptions = WorkerOptions()
     name: str | None = None
     tags: dict[str, str] = {}
+    samples: int | None = None
+    """Validation rows that are answered at each evaluation, to look at; None: a few, as long as they cost little."""
+
     evaluated_rows: int | None = None
     """Rows that models are asked in the evaluation after the run, for the time left; nothing else depends on it."""
 
@@ -243,6 +246,16 @@ class MetricLine(_Record):
     value: float
     epoch: float
     time: float
+
+
+class SampleLine(_Record):
+    """The answer to one validation row at one step; fields are those of `llmtune.provider.Sample`."""
+
+    step: int
+    number: int
+    prompt: str
+    expected: str = ""
+    answer: str
 
 
 class EventLine(_Record):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llmtune_local.run_state import process
 from llmtune_local.run_state.damage import is_full
 from llmtune_local.run_state.run_dir import now
-from llmtune_local.run_state.schema import EventLine, MetricLine, Status
+from llmtune_local.run_state.schema import EventLine, MetricLine, SampleLine, Status
 
 if TYPE_CHECKING:
     from llmtune_local.run_state.run_dir import RunDir
@@ -50,6 +50,7 @@ class StatusWriter:
         self._events = 0
         self._unwritten_points: list[MetricLine] = []
         self._unwritten_events: list[EventLine] = []
+        self._unwritten_samples: list[SampleLine] = []
         self._written = 0.0
         self._guard = threading.RLock()
         self._stop = threading.Event()
@@ -87,6 +88,12 @@ class StatusWriter:
             ]
             self._write_lines()
 
+    def samples(self, lines: list[SampleLine]) -> None:
+        """Append the answers of a step."""
+        with self._guard:
+            self._unwritten_samples += lines
+            self._write_lines()
+
     def event(self, message: str, level: Literal["info", "warning", "error"] = "info") -> None:
         """Append one event, and log it."""
         logger.log(getattr(logging, level.upper()), "%s", message)
@@ -105,10 +112,13 @@ class StatusWriter:
                 for event in list(self._unwritten_events):
                     self.folder.append_event(event)
                     self._unwritten_events.remove(event)
+                if self._unwritten_samples:
+                    self.folder.append_samples(self._unwritten_samples)
+                    self._unwritten_samples = []
             except OSError as problem:
                 if not is_full(problem):
                     raise
-                logger.warning("points and events are kept in memory: %s", problem)
+                logger.warning("points, events and answers are kept in memory: %s", problem)
 
     def _write(self) -> None:
         self._written = now()

@@ -37,6 +37,9 @@ class Progress:
     fit_seconds: float = 0.0
     """Of steps, validations and checkpoints together, by which `max_time` counts."""
 
+    sample_seconds: float = 0.0
+    """Of the answers while training."""
+
     base_loss: float | None = None
     validation_loss: float | None = None
     validation_accuracy: float | None = None

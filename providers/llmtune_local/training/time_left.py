@@ -26,6 +26,9 @@ class Ahead:
     steps: int
     validations: int
     checkpoints: int
+    samples: int = 0
+    """Times that validation rows are answered, to look at."""
+
     results: int = 1
     """Writings of the result."""
 
@@ -45,6 +48,9 @@ class TimeLeft:
 
     validation: float | None = None
     """Seconds of the last pass over the validation rows."""
+
+    samples: float = 0.0
+    """Seconds of the last answers to validation rows."""
 
     saving: float | None = None
     """Seconds of the last checkpoint."""
@@ -66,6 +72,7 @@ class TimeLeft:
         return (
             ahead.steps * step
             + ahead.validations * validation
+            + ahead.samples * self.samples
             + (ahead.checkpoints + ahead.results) * (self.saving or 0.0)
             + ahead.answers * row * ANSWER_COST.get(self.method, 1.0)
             + (EVALUATION_START if ahead.answers else 0.0)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from llmtune.data.rendering.tokenize import Renderer
 from llmtune.errors import InvalidData, InvalidJob, LlmtuneError
 from llmtune_local.batching import packing
 from llmtune_local.batching.packing import Step
@@ -41,6 +42,7 @@ from llmtune_local.training import checkpoints, distributed, lr_schedule
 from llmtune_local.training.checkpoints import Progress
 from llmtune_local.training.distributed import ALONE, WorkerGroupLost
 from llmtune_local.training.optimizer import make_optimizer, set_rates
+from llmtune_local.training.sample_answers import ROWS, SHARE, SampleAnswers
 from llmtune_local.training.time_left import Ahead, TimeLeft
 from llmtune_local.training.validation_plan import TrainingWork, choose_rows, plan_validation
 
@@ -96,6 +98,7 @@ class Trainer:
         self._fit_began = clock()
         self.progress = Progress()
         self.worker_group = ALONE
+        self.sample_answers: SampleAnswers | None = None
         self._best: dict[str, torch.Tensor] | None = None
         """The best step's weights, while the disk has no room for them."""
 
@@ -123,6 +126,8 @@ class Trainer:
         self._resolve_settings(threads)
         self.status_writer.update(message="loading the model")
         self._load_model(getattr(self.config, "dtype", None))
+        if self.worker_group.is_main:
+            self.sample_answers = self._choose_samples()
 
     def read(self) -> None:
         """Choose device and precision, and load tokenizer and rows."""
@@ -276,6 +281,19 @@ class Trainer:
 
         parts = packing.BatchesInParts(self.validation.rows, make, _VALIDATED_AT_ONCE)
         return list(parts) if len(self.validation) <= _VALIDATED_AT_ONCE else parts
+
+    def _choose_samples(self) -> SampleAnswers | None:
+        """Choose the validation rows that are answered while training; None where there are none to be answered."""
+        count = ROWS if self.request.samples is None else self.request.samples
+        path = self.request.files.validation
+        if count == 0 or path is None or not self.validation:
+            return None
+        renderer = Renderer(self.tokenizer, template_options=self.request.options.template_options)
+        context = models.context_length(self.config, self.tokenizer, None)
+        samples = SampleAnswers(self.network, renderer, path, count=count, context=context)
+        self.resolved["evaluation.samples"] = samples.rows
+        self.status_writer.update(resolved=self.resolved)
+        return samples if samples.rows else None
 
     def resume(self) -> None:
         """Continue from the newest checkpoint, or from the start where there is none."""
@@ -466,6 +484,7 @@ class Trainer:
         ahead = Ahead(
             steps=total - step,
             validations=validations,
+            samples=0 if self.sample_answers is None else self._samples_ahead(validations),
             checkpoints=total // self.checkpoint_every - step // self.checkpoint_every,
             answers=self.request.evaluated_rows or 0,
         )
@@ -475,12 +494,21 @@ class Trainer:
             return seconds
         return min(seconds, max(0.0, limit - (clock() - self._fit_began)) + (self._seconds_to_finish() or 0.0))
 
+    def _samples_ahead(self, validations: int) -> int:
+        """Estimate how often the validation rows are still answered: each time, or as often as it is affordable."""
+        if self.request.samples is not None or not validations:
+            return validations
+        affordable = SHARE * self.progress.training_seconds / max(1e-9, self.time_left.samples)
+        steps = max(1, self.progress.step)
+        return min(validations, 1 + int(affordable * (self.total - self.progress.step) / steps))
+
     # --- validate
 
     def validate(self) -> None:
         """Measure on the validation rows in the main process; tell every process whether to stop early."""
         if self.worker_group.is_main:
             self._record_validation()
+            self._record_samples()
         self.progress.stopped_early = self.worker_group.broadcast_flag(self.progress.stopped_early)
 
     def _record_validation(self) -> None:
@@ -501,6 +529,34 @@ class Trainer:
         self.status_writer.update(eta_seconds=self._seconds_left())
         if self.recipe.early_stopping_patience is not None:
             self._check_early_stopping(loss, self._accuracy(values), self.recipe.early_stopping_patience)
+
+    def _record_samples(self) -> None:
+        """Write the model's answers to a few validation rows; where the job does not ask for them, only while they cost
+        little. What goes wrong with them is a warning: they are to be looked at, and no part of the training."""
+        samples, progress = self.sample_answers, self.progress
+        if samples is None:
+            return
+        is_last = progress.step == self.total or progress.stopped_early or progress.out_of_time
+        always = self.request.samples is not None or progress.step == 0 or is_last
+        if not always and not samples.is_affordable(progress.sample_seconds, progress.training_seconds):
+            return
+
+        def proceed() -> bool:
+            self.status_writer.update()
+            return not self.stop()
+
+        self.model.eval()
+        try:
+            self.status_writer.samples(samples.answer(progress.step, proceed))
+        except Exception as problem:  # noqa: BLE001 - a model may refuse to generate in ways of its own
+            self.sample_answers = None
+            reason = f"{type(problem).__name__}: {str(problem).partition(chr(10))[0]}"
+            self.status_writer.event(f"no more answers are shown while training: {reason}", "warning")
+            if self.device == "cuda":
+                torch.cuda.empty_cache()
+        progress.sample_seconds += samples.last_seconds
+        self.time_left.samples = samples.last_seconds
+        self.status_writer.update(eta_seconds=self._seconds_left())
 
     def _measure(self) -> dict[str, float]:
         """Return loss and accuracy on the completion tokens of the validation rows."""

@@ -23,7 +23,7 @@ from llmtune.provider.declarations import (
     Sent,
     Unsupported,
 )
-from llmtune.provider.limits import Limits, NotOffered
+from llmtune.provider.limits import Abilities, Limits, NotOffered
 from llmtune.provider.receipt import Receipt, set_path
 from llmtune.provider.translate import enforce, spec_fields, translate
 from llmtune.provider.types import Target
@@ -288,3 +288,35 @@ def test_json_has_the_published_shape() -> None:
         "source": "its page",
     }
     assert {"data", "request", "cost", "lifecycle", "ready"} <= set(data)
+
+
+# --- answers while training ------------------------------------------------------------------------------------------
+SHOWING = Capabilities(
+    parameters=PARAMETERS, family="made up", limits=Limits(), abilities=Abilities(samples=True), adapters={"lora": True}
+)
+
+
+def samples_receipt(samples: int | None, capabilities: Capabilities, **rows: int) -> tuple[str, Any, Any]:
+    job = TuningJob.model_validate({"name": "j", "dataset": "d", "model": "m", "evaluation": {"samples": samples}})
+    row = translate(job, Target(provider="v", kind="v", model="m", rows=rows), capabilities)["evaluation.samples"]
+    assert row.reason
+    return row.support, row.requested, row.effective
+
+
+def test_answers_while_training_are_sent_to_a_trainer_that_shows_them() -> None:
+    assert samples_receipt(4, SHOWING, train=10, validation=5) == ("sent", 4, 4)
+    assert samples_receipt(0, SHOWING) == ("sent", 0, 0)
+    assert samples_receipt(None, SHOWING) == ("default", None, None)
+    assert samples_receipt(4, SHOWING, train=10, validation=0) == ("not_applicable", 4, None)
+
+
+def test_a_service_that_shows_no_answers_says_so_and_is_not_asked_for_any_by_default() -> None:
+    assert samples_receipt(None, VENDOR) == ("inherent", None, 0)
+    assert samples_receipt(0, VENDOR) == ("inherent", 0, 0)
+    assert samples_receipt(4, VENDOR) == ("unsupported", 4, 0)
+    job = TuningJob.model_validate({"name": "j", "dataset": "d", "model": "m", "evaluation": {"samples": 4}})
+    plan = translate(job, Target(provider="v", kind="v", model="m"), VENDOR)
+    with pytest.warns(UnsupportedHyperparameterWarning, match=r"evaluation\.samples=4 \(the service shows no answers"):
+        enforce(plan)
+    with pytest.raises(NotTranslatable, match=r"evaluation\.samples"):
+        enforce(plan, strict=True)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from llmtune.errors import InvalidData, MissingExtra, UnknownName
 from llmtune.metrics.points import MetricPoint, NotReported, Series
+from llmtune.metrics.samples import Sample
 from llmtune.provider.types import RunState
 from llmtune.report.builder import RunFacts, build_report, current_environment
 from llmtune.report.format import difference, escape_control_chars, number, one_line, seconds
@@ -261,3 +262,43 @@ def test_a_field_that_was_never_set_is_not_lost() -> None:
     assert not ReceiptRow(field="warmup_ratio", support="unsupported", reason="no knob").lost
     assert ReceiptRow(field="warmup_ratio", support="unsupported", requested=0.1, reason="no knob").lost
     assert not ReceiptRow(field="warmup_ratio", support="sent", requested=0.1).lost
+
+
+# --- answers while training ------------------------------------------------------------------------------------------
+def sampled(*steps: int, rows: int = 2, text: str = "answer") -> list[Sample]:
+    return [
+        Sample(step=step, number=number, prompt=f"question {number}", expected="yes", answer=f"{text} {step}")
+        for step in steps
+        for number in range(1, rows + 1)
+    ]
+
+
+def test_answers_while_training_are_rows_with_an_answer_a_step_and_go_to_json_and_back() -> None:
+    report = make(samples=list(reversed(sampled(0, 10, 20))))
+    assert [row.prompt for row in report.samples] == ["question 1", "question 2"]
+    assert report.samples[0].answers == {0: "answer 0", 10: "answer 10", 20: "answer 20"}
+    assert Report.from_json(report.to_json()) == report
+    assert make().samples == ()
+    assert "Answers while training" not in make().to_markdown()
+
+
+def test_answers_while_training_are_in_every_rendering() -> None:
+    report = make(samples=sampled(0, 10, 20, text="\x1b[31m<b>|"))
+    for text in (report.to_text(100), report.to_markdown(), report.to_html()):
+        assert "Answers while training" in text
+        assert "question 1" in text
+        assert "step 20" in text
+        assert "\x1b[31m" not in text
+    assert "<b>|" not in report.to_html()
+    assert "question 2" in report.to_markdown()
+    assert "1 more row" in report.to_text(100)
+
+
+def test_of_many_steps_the_first_the_last_and_the_last_changes_are_shown() -> None:
+    samples = [
+        Sample(step=step, number=1, prompt="q", answer="same" if step < 50 else f"at {step}")
+        for step in range(0, 100, 10)
+    ]
+    text = make(samples=samples).to_markdown()
+    assert [step for step in range(0, 100, 10) if f"step {step} " in text] == [0, 60, 70, 80, 90]
+    assert len(make(samples=samples).samples[0].answers) == 10

@@ -10,10 +10,16 @@ from typing import Any
 
 import pytest
 
+from llmtune.job.spec import TuningJob
+from llmtune.metrics.samples import Sample
+from llmtune.planning.plan import plan
+from llmtune.provider.limits import NotOffered
 from llmtune.provider.registry import get_provider
-from llmtune.provider.types import JobRef, RunKey, RunState
+from llmtune.provider.types import JobRef, RunKey, RunState, Target
+from llmtune_local.responses import snapshot
 from llmtune_local.run_state import process
 from llmtune_local.run_state.run_dir import RunDir
+from llmtune_local.run_state.schema import SampleLine, Verdict
 from llmtune_local.worker.supervisor import ATTEMPTS
 
 KEY = RunKey("lt0123456789")
@@ -88,3 +94,44 @@ def test_a_job_that_was_adopted_by_its_id_lies_with_the_others(id: str, own_home
     snapshot = get_provider("local").poll(JobRef(id=id), None)
     assert snapshot.state is RunState.FAILED
     assert f"{Path('local') / 'gone'} is missing" in (snapshot.error or "")
+
+
+def test_answers_while_training_are_in_the_request_only_where_the_job_asks(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(
+        "".join(
+            json.dumps({"messages": [{"role": "user", "content": f"a {n}"}, {"role": "assistant", "content": "b"}]})
+            + "\n"
+            for n in range(30)
+        )
+    )
+
+    def request_of(evaluation: dict[str, Any]) -> dict[str, Any]:
+        job = TuningJob.model_validate({"name": "n", "dataset": str(rows), "model": "tiny", "evaluation": evaluation})
+        request = plan(job, "local").request
+        assert request is not None
+        return request.body
+
+    assert request_of({"samples": 4})["samples"] == 4
+    assert request_of({"samples": 0})["samples"] == 0
+    assert "samples" not in request_of({})  # so that the fingerprint of such a job stays what it was
+
+
+def test_an_encoder_has_no_answers_to_look_at() -> None:
+    target = Target(provider="local", kind="local", model="tiny-encoder", method="classification")
+    samples = get_provider("local").capabilities(target).abilities.samples
+    assert isinstance(samples, NotOffered)
+
+
+def test_each_answer_is_polled_once(tmp_path: Path) -> None:
+    folder = RunDir(tmp_path / "run")
+    folder.path.mkdir()
+    verdict = Verdict(state="running")
+    folder.append_samples([SampleLine(step=0, number=1, prompt="a", expected="b", answer="c")])
+    first = snapshot(folder, None, verdict, None)
+    assert first.samples == (Sample(step=0, number=1, prompt="a", expected="b", answer="c"),)
+    folder.append_samples([SampleLine(step=5, number=1, prompt="a", expected="b", answer="b")])
+    second = snapshot(folder, None, verdict, first.cursor)
+    assert [sample.step for sample in second.samples] == [5]
+    old_cursor = {name: position for name, position in (second.cursor or {}).items() if name != "samples"}
+    assert len(snapshot(folder, None, verdict, old_cursor).samples) == 2

@@ -498,7 +498,7 @@ def test_the_time_left_counts_what_is_still_to_come(train: Train, monkeypatch: p
         update(writer, **changes)
 
     monkeypatch.setattr(StatusWriter, "update", note)
-    trainer = train({"evaluated_rows": 60}, epochs=2, eval_every=5, checkpoint_every=5)
+    trainer = train({"evaluated_rows": 60, "samples": 0}, epochs=2, eval_every=5, checkpoint_every=5)
     # An answer takes as long as eight rows of a validation pass, which goes over 12 rows in one second.
     evaluation = 60 * 8 / 12 + EVALUATION_START
     by_step = dict(left)
