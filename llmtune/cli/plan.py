@@ -349,7 +349,7 @@ class _ReceiptPrinter:
                 self._print_line("test", held_out_power(data.evaluated))
         if (panel := self._receipt.panel) is not None:
             text = f"{panel.questions:,} questions of {panel.name!r} are asked of base and tuned model"
-            self._print_line("panel", f"{text}, about {panel.prompt_tokens:,} tokens each")
+            self._print_line("panel", f"{text}, about {panel.prompt_tokens:,} tokens a model")
         if data.errors or data.warnings:
             from llmtune.report.format import count as amount
 
