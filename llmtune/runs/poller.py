@@ -249,7 +249,9 @@ class Poller:
 
     def _stop_following(self, run: _FollowedRun) -> None:
         run.ended = True
-        self._followed.pop((run.store.shown, run.run_id), None)
+        key = (run.store.shown, run.run_id)
+        if self._followed.get(key) is run:  # and not what follows the same run anew
+            del self._followed[key]
 
     def _dispatch(self) -> None:
         """Hand each run to a thread when its check is due. Runs in a thread of its own while runs are followed."""
@@ -312,9 +314,9 @@ class Poller:
             self._notify(run, update)
         with self._condition:
             run.busy = False
-            if run.finishing:
+            if run.finishing or run.ended:
                 return
-            if (update is not None and update.last) or not run.listeners:
+            if not run.listeners:
                 self._stop_following(run)
             elif seconds is not None:
                 self._schedule(run, seconds * random.uniform(0.8, 1.2))
@@ -355,6 +357,8 @@ class Poller:
         run.record = run.reported = update.record
         with self._condition:
             listeners = list(run.listeners)
+            if update.last:  # whoever comes from now on, such as a listener that waits again, would hear nothing more
+                self._stop_following(run)
         for listener in listeners:
             try:
                 listener(update)
@@ -534,7 +538,9 @@ class Poller:
             self._notify(run, update)
         with self._condition:
             run.finishing = False
-            if (update is not None and update.last) or not run.listeners:
+            if run.ended:
+                return
+            if not run.listeners:
                 self._stop_following(run)
             else:
                 self._schedule(run, run.pace.first if seconds is None else seconds)

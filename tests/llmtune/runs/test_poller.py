@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -158,6 +159,27 @@ def test_many_wait_for_one_run_and_each_hears_of_everything(vendor: Fake, at: At
         thread.join(30)
     assert len(heard) == 5
     assert vendor.counts["get_job"] < 15
+
+
+@pytest.mark.parametrize("fault", [None, refusal(403, "You may not do that.", "forbidden")], ids=["ended", "refused"])
+def test_who_follows_a_run_at_its_last_update_hears_of_its_end_too(
+    vendor: Fake, at: At, job: TuningJob, fault: Any
+) -> None:
+    """A wait that returns may be followed by another at once, while the poller still deals with the first one."""
+    run = start(job, at())
+    if fault is not None:
+        vendor.faults.add(fault, role="poll", times=2)
+    again: queue.SimpleQueue[Update] = queue.SimpleQueue()
+
+    def follow_again(update: Update) -> None:
+        if update.last:
+            poller.poller().follow(run._store, run.id, run.provider, again.put, pace=QUICK)
+
+    leave = poller.poller().follow(run._store, run.id, run.provider, follow_again, pace=QUICK)
+    update = again.get(timeout=30)
+    while not update.last:
+        update = again.get(timeout=30)
+    leave()
 
 
 @pytest.mark.slow
