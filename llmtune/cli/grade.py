@@ -17,7 +17,11 @@ def grade(
     ],
     rows: Annotated[
         Path,
-        typer.Argument(metavar="ROWS", help="Rows with their right answers: JSON lines, CSV, ...", show_default=False),
+        typer.Argument(
+            metavar="ROWS",
+            help="Rows with their right answers, in JSON lines, CSV or another container.",
+            show_default=False,
+        ),
     ],
     answers: Annotated[
         Path | None,

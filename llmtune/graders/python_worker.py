@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-#: Bytes of memory that a grader may take (Azure OpenAI's limit: 2 GB, its fine-tuning skill, 2026-08-21).
+#: Bytes of memory that a grader may take: as much as where vendors run graders in Python (docs/grade.md).
 MEMORY = 2 * 1024**3
 
 _NETWORK = ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")

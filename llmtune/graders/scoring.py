@@ -196,7 +196,7 @@ def find_json(text: str) -> Any:
 
 
 def read_tool_calls(value: Any) -> list[tuple[str, Any]]:
-    """Return tool calls as (name, arguments), from OpenAI's form or plain `{"name", "arguments"}`; [] for none."""
+    """Return tool calls as (name, arguments), from the form of chat completions or plain `{"name", "arguments"}`."""
     if isinstance(value, str):
         value = find_json(value)
     entries = value if isinstance(value, list) else [value]

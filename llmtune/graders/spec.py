@@ -138,7 +138,7 @@ class PythonGrader(_Spec):
     """The range of its scores."""
 
     seconds: Annotated[float, Field(gt=0, le=120)] = 10.0
-    """The longest that one answer may take. Azure OpenAI gives two minutes (its fine-tuning skill, 2026-08-21)."""
+    """The longest that one answer may take, in seconds."""
 
     reference: str | None = None
     """The row's field with the right answer, for the trial; by default the row's last assistant turn."""

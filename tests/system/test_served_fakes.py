@@ -109,5 +109,5 @@ def test_the_lines_for_powershell_set_the_same_variables() -> None:
     names = [re.match(r"export (\w+)=", line) for line in sh]
     others = [re.fullmatch(r"\$env:(\w+) = '.*'", line) for line in powershell]
     assert [match and match[1] for match in names] == [match and match[1] for match in others]
-    assert len(others) == 8
+    assert len(others) == 10
     assert None not in others
