@@ -275,12 +275,12 @@ class TinyTrial:
 
     def _kill_at(self, moment: str, folder: Path, job_id: str) -> None:
         """Wait for this moment of the worker, and kill the server (and the worker) in it."""
-        asked, deadline = 0.0, time.monotonic() + 200
+        asked_at, deadline = 0.0, time.monotonic() + 200
         while (now := find_moment(folder)) != ENDED and time.monotonic() < deadline:
             if now == moment and not self._endpoint.arrow and self._endpoint.process.is_alive():
                 break
-            if time.monotonic() - asked > 0.2:  # which starts a server again that has died at a step of its own
-                asked = time.monotonic()
+            if time.monotonic() - asked_at > 0.2:  # which starts a server again that has died at a step of its own
+                asked_at = time.monotonic()
                 self._endpoint.ask(lambda api, _: api.fine_tuning.jobs.retrieve(job_id))
             time.sleep(0.002)
         self._endpoint.kill()

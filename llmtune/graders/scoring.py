@@ -24,7 +24,7 @@ from llmtune.graders.spec import (
     WeightedGrader,
 )
 from llmtune.metrics.registry import METRICS
-from llmtune.metrics.text import exact_match, final_number, normalised_match
+from llmtune.metrics.text import exact_match, final_number, normalised_match, same_json
 
 #: Characters of an answer in which JSON is looked for.
 LONGEST_JSON = 200_000
@@ -218,7 +218,7 @@ def _compare_calls(
 ) -> float:
     if names_only:
         return float([name for name, _ in expected] == [name for name, _ in called])
-    return float(list(expected) == list(called))
+    return float(same_json([list(call) for call in expected], [list(call) for call in called]))
 
 
 def _match(grader: MatchGrader, reference: Any, text: str) -> Score:
@@ -240,21 +240,12 @@ def _match(grader: MatchGrader, reference: Any, text: str) -> Score:
         return Score(None, f"the reference {expected[:60]!r} is not JSON")
     answered_value = find_json(text)
     if not grader.partial or not isinstance(value, Mapping):
-        return Score(float(_equal(value, answered_value)))
+        return Score(float(same_json(value, answered_value)))
     if not value:
         return Score(float(answered_value == {}))
     fields = answered_value if isinstance(answered_value, Mapping) else {}
-    right = sum(name in fields and _equal(expected_field, fields[name]) for name, expected_field in value.items())
+    right = sum(name in fields and same_json(expected_field, fields[name]) for name, expected_field in value.items())
     return Score(right / len(value))
-
-
-def _equal(expected: Any, given: Any) -> bool:
-    """Compare two JSON values; in Python True is equal to 1, in JSON it is not."""
-    if isinstance(expected, Mapping) and isinstance(given, Mapping):
-        return expected.keys() == given.keys() and all(_equal(expected[name], given[name]) for name in expected)
-    if isinstance(expected, list) and isinstance(given, list):
-        return len(expected) == len(given) and all(map(_equal, expected, given))
-    return isinstance(expected, bool) == isinstance(given, bool) and bool(expected == given)
 
 
 def _score_text(score: Any, expected: str, text: str) -> Score:

@@ -45,7 +45,7 @@ def _read(path: Path, noun: str) -> str:
             raise InvalidJob(f"{path}: {status.st_size:,} bytes, and a {noun} has at most {LARGEST:,}")
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        hint = "llmtune init DATA writes one" if noun == "job file" else None
+        hint = "llmtune init DATA writes one" if noun == "job file" else "check the path; docs/grade.md has examples"
         raise InvalidJob(f"{path}: no such {noun}", hint=hint) from None
     except UnicodeDecodeError as error:
         raise InvalidJob(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None

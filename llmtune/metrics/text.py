@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,15 @@ def exact_match(expected: str, got: str) -> float:
 def normalised_match(expected: str, got: str) -> float:
     """Return 1 when both are equal without case, runs of blanks, outer quotes and trailing punctuation; else 0."""
     return float(normalise(" ".join(got.split())) == normalise(" ".join(expected.split())))
+
+
+def same_json(expected: Any, got: Any) -> bool:
+    """Return whether two JSON values are the same: in any order of an object's fields; true is no 1, and 1 is 1.0."""
+    if isinstance(expected, Mapping) and isinstance(got, Mapping):
+        return expected.keys() == got.keys() and all(same_json(expected[name], got[name]) for name in expected)
+    if isinstance(expected, list) and isinstance(got, list):
+        return len(expected) == len(got) and all(map(same_json, expected, got))
+    return isinstance(expected, bool) == isinstance(got, bool) and bool(expected == got)
 
 
 _PLAIN = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"

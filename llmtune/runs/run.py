@@ -384,7 +384,7 @@ class Run(Rendered):
         say = on_progress or (lambda _: None)
         notes = weight_export.export(self.provider, ref, format, folder, precision=precision)
         say(f"wrote {folder}")
-        result = weight_export.check(
+        result = weight_export.describe_verification(
             self._store, record, self.provider, folder, format, precision=precision, rows=check_rows, say=say
         )
         return (*notes, *result)

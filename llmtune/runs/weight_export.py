@@ -49,7 +49,7 @@ def export(
     return tuple(provider.export_for_server(model, format, into, precision or DEFAULT_PRECISION))
 
 
-def check(
+def describe_verification(
     store: Store,
     record: RunRecord,
     provider: Provider,

@@ -13,7 +13,7 @@ from typing import Any
 
 from llmtune.errors import InvalidData, did_you_mean
 from llmtune.metrics.labels import normalise
-from llmtune.metrics.text import final_number
+from llmtune.metrics.text import final_number, same_json
 
 #: Phrases by which models decline, in lower case and with a straight apostrophe. English, as the questions are to which
 #: the rules "refuses" and "complies" belong.
@@ -136,26 +136,15 @@ def _json(answer: PanelAnswer, value: Any) -> bool:
     text = answer.text.strip()
     fenced = _FENCE.match(text)
     try:
-        return _same_json(json.loads(fenced.group(1) if fenced else text), value)
+        return same_json(json.loads(fenced.group(1) if fenced else text), value)
     except (ValueError, RecursionError):
         return False
-
-
-def _same_json(got: Any, value: Any) -> bool:
-    """Return whether two JSON values are equal; 1 is 1.0, and neither is true."""
-    if isinstance(got, bool) or isinstance(value, bool):
-        return got is value
-    if isinstance(got, dict) and isinstance(value, dict):
-        return got.keys() == value.keys() and all(_same_json(got[key], value[key]) for key in value)
-    if isinstance(got, list) and isinstance(value, list):
-        return len(got) == len(value) and all(_same_json(*pair) for pair in zip(got, value, strict=True))
-    return bool(got == value)
 
 
 def _tool_call(answer: PanelAnswer, value: Mapping[str, Any]) -> bool:
     """Return whether this tool alone is called, with these arguments."""
     return len(answer.calls) == 1 and (
-        answer.calls[0][0] == value["name"] and _same_json(answer.calls[0][1], value["arguments"])
+        answer.calls[0][0] == value["name"] and same_json(answer.calls[0][1], value["arguments"])
     )
 
 

@@ -321,7 +321,7 @@ def _make_refusal(reason: str) -> Handler:
 
 
 def _report_full_disk(handler: Handler) -> Handler:
-    """Wrap a handler: a full disk is no fault of the request, and its client is told so."""
+    """Wrap a handler: a full disk is no fault of the request, and the answer to the client says so."""
 
     async def with_disk_errors(request: Request) -> Response:
         with disk_errors():

@@ -145,3 +145,10 @@ def test_rows_that_cannot_be_read_are_a_sentence(tmp_path: Path, text: str | Non
         path.write_text(text)
     with pytest.raises(InvalidData, match=sentence):
         read_rows(path)
+
+
+def test_arguments_of_tools_are_compared_as_json_is() -> None:
+    row = {"r": [{"name": "f", "arguments": {"on": True, "n": 1}}]}
+    fields = {"kind": "tool_call", "reference": "r"}
+    assert score(Answer("", (("f", {"n": 1.0, "on": True}),)), row, **fields).value == 1.0
+    assert score(Answer("", (("f", {"n": 1, "on": 1}),)), row, **fields).value == 0.0

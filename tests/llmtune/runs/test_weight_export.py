@@ -72,7 +72,7 @@ def test_providers_without_the_form_say_so() -> None:
 def test_nothing_is_said_where_nothing_is_asked_for() -> None:
     def check(provider: Any, format: Any, rows: int) -> tuple[str, ...]:
         nothing: Any = None
-        return weight_export.check(
+        return weight_export.describe_verification(
             nothing, nothing, provider, Path("out"), format, precision=None, rows=rows, say=lambda _: None
         )
 
