@@ -28,6 +28,7 @@ from llmtune.graders import load_grader
 from llmtune.server.tuning.keys import read_keys
 from llmtune.server.tuning.models import Target
 from llmtune_openai.fake.service import FakeOpenAI
+from tests.system.docs.shell import typed_on
 
 ROOT = Path(__file__).resolve().parents[3]
 BLOCK = re.compile(
@@ -245,6 +246,9 @@ def test_the_python_of_a_page_runs(
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text("".join(lines), encoding="utf-8")
     (tmp_path / "tickets.csv").write_text("prompt,completion\nWhere is it?,shipping\nPay me back,billing\n")
+    for typed in typed_on(ROOT / page)[0]:
+        if typed.file:
+            (tmp_path / typed.file).write_text(typed.command, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     if page == "docs/coming-from/openai.md":
         request.getfixturevalue("openai_service")
