@@ -53,7 +53,7 @@ def _lock_range(file: int) -> bool | None:
         msvcrt: Any = importlib.import_module("msvcrt")
     except ImportError:
         return None
-    at = os.lseek(file, 0, os.SEEK_CUR)
+    position = os.lseek(file, 0, os.SEEK_CUR)
     os.lseek(file, _LOCKED_BYTE, os.SEEK_SET)
     try:
         msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
@@ -62,17 +62,17 @@ def _lock_range(file: int) -> bool | None:
     except OSError:
         return None
     finally:
-        os.lseek(file, at, os.SEEK_SET)
+        os.lseek(file, position, os.SEEK_SET)
     return True
 
 
 def process_exists(pid: int) -> bool:
-    """Return whether a process of this machine exists; one that has ended and is not waited for yet may count.
+    """Return whether a process of this machine exists; one that has ended and was not waited for may still count.
 
     On Windows `os.kill(pid, 0)` would not ask: 0 is Ctrl-C there.
     """
     if sys.platform == "win32":
-        return _has_handle(pid)
+        return _exists_on_windows(pid)
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -82,7 +82,7 @@ def process_exists(pid: int) -> bool:
     return True
 
 
-def _has_handle(pid: int) -> bool:
+def _exists_on_windows(pid: int) -> bool:
     # The standard library has no public way; multiprocessing asks in this one.
     windows: Any = importlib.import_module("_winapi")
     try:
@@ -118,14 +118,14 @@ def find_start_time(pid: int) -> str | None:
     return "_".join(output.split()) or None
 
 
-def detach() -> dict[str, Any]:
-    """Return the arguments of `subprocess.Popen` with which a process survives ours, its terminal and its signals."""
+def detached_process_options() -> dict[str, Any]:
+    """Return the `subprocess.Popen` arguments of a process that outlives this one and its terminal."""
     if sys.platform == "win32":
         return {"creationflags": _OWN_GROUP_NO_WINDOW}
     return {"start_new_session": True}
 
 
-def peak_memory() -> int:
+def get_peak_memory() -> int:
     """Return the most memory this process has held, in bytes; 0 where the system does not tell (Windows)."""
     try:
         import resource
@@ -135,7 +135,7 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def total_memory() -> int | None:
+def get_total_memory() -> int | None:
     """Return the memory of this machine, in bytes; None where the system does not tell (Windows)."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -143,6 +143,6 @@ def total_memory() -> int | None:
         return None
 
 
-def binary_flag() -> int:
+def get_binary_flag() -> int:
     """Return the flag of `os.open` with which Windows writes line breaks as they are; 0 elsewhere."""
     return int(getattr(os, "O_BINARY", 0))

@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-#: Seconds between two checks of what is running, and of idleness after which the watchdog's thread ends.
-_LOOK, _IDLE = 0.05, 5.0
+#: Seconds between two checks of the limited threads, and of idleness after which the watchdog's own thread ends.
+_CHECK_INTERVAL, _MAX_IDLE = 0.05, 5.0
 #: Seconds after which an exception that was swallowed is raised again.
-_AGAIN = 0.5
+_RAISE_AGAIN_AFTER = 0.5
 
 
 class TimeLimit(Exception):
@@ -24,12 +24,12 @@ class TimeLimit(Exception):
 
 
 @dataclass
-class _Limited:
+class _LimitedThread:
     thread: int
     clock: Callable[[], float]
     deadline: float
-    raised: float = 0.0
-    """When the exception was raised; 0 before."""
+    raised_at: float = 0.0
+    """When the exception was last raised, by the monotonic clock; 0 before the first time."""
 
 
 class _Watchdog:
@@ -37,41 +37,41 @@ class _Watchdog:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running: list[_Limited] = []
+        self._running: list[_LimitedThread] = []
         self._thread: threading.Thread | None = None
 
-    def enter(self, limited: _Limited) -> None:
+    def add(self, limited: _LimitedThread) -> None:
         with self._lock:
             self._running.append(limited)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="llmtune-time-limit", daemon=True)
                 self._thread.start()
 
-    def leave(self, limited: _Limited) -> None:
+    def remove(self, limited: _LimitedThread) -> None:
         with self._lock:
             self._running.remove(limited)
         # An exception that was raised and has not arrived yet must not arrive in later code.
-        if limited.raised:
-            _raise_in(limited.thread, None)
+        if limited.raised_at:
+            _raise_in_thread(limited.thread, None)
 
     def _watch(self) -> None:
         idle_since = time.monotonic()
         while True:
-            time.sleep(_LOOK)
+            time.sleep(_CHECK_INTERVAL)
             with self._lock:
                 for limited in self._running:
                     now = time.monotonic()
-                    if limited.clock() > limited.deadline and now - limited.raised > _AGAIN:
-                        limited.raised = now
-                        _raise_in(limited.thread, TimeLimit)
+                    if limited.clock() > limited.deadline and now - limited.raised_at > _RAISE_AGAIN_AFTER:
+                        limited.raised_at = now
+                        _raise_in_thread(limited.thread, TimeLimit)
                 if self._running:
                     idle_since = time.monotonic()
-                elif time.monotonic() - idle_since > _IDLE:
+                elif time.monotonic() - idle_since > _MAX_IDLE:
                     self._thread = None
                     return
 
 
-def _raise_in(thread: int, error: type[Exception] | None) -> None:
+def _raise_in_thread(thread: int, error: type[Exception] | None) -> None:
     """Raise an exception in another thread at its next bytecode, or take back one that is still to come."""
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error)
@@ -103,7 +103,7 @@ def limit_time(seconds: float) -> Iterator[None]:
     if hasattr(time, "pthread_getcpuclockid"):
         clock_id = time.pthread_getcpuclockid(thread)
         clock = lambda: time.clock_gettime(clock_id)  # noqa: E731
-    with _watch_deadline(_Limited(thread, clock, clock() + seconds)):
+    with _watch_deadline(_LimitedThread(thread, clock, clock() + seconds)):
         yield
 
 
@@ -114,20 +114,20 @@ def limit_waiting(seconds: float) -> Iterator[None]:
     For calls that wait for others. One that waits in a single call into C (a socket without any byte) ends by that
     call's own time-out; one to which a byte comes now and then ends here. Not to be nested.
     """
-    with _watch_deadline(_Limited(threading.get_ident(), time.monotonic, time.monotonic() + seconds)):
+    with _watch_deadline(_LimitedThread(threading.get_ident(), time.monotonic, time.monotonic() + seconds)):
         yield
 
 
 @contextlib.contextmanager
-def _watch_deadline(limited: _Limited) -> Iterator[None]:
+def _watch_deadline(limited: _LimitedThread) -> Iterator[None]:
     watchdog = _watchdog
-    watchdog.enter(limited)
+    watchdog.add(limited)
     try:
         yield
     finally:
         while True:
             try:
-                watchdog.leave(limited)
+                watchdog.remove(limited)
                 break
-            except TimeLimit:  # it came just as the code was done
+            except TimeLimit:  # raised just as the code inside ended
                 continue

@@ -90,7 +90,7 @@ def rescue(
     from llmtune.cli.output import out as stdout
     from llmtune.cli.progress import follow
     from llmtune.cli.tune import confirm
-    from llmtune.cli.verify import show as show_verification
+    from llmtune.cli.verify import print_verification
     from llmtune.rescues.account import Filters, rescue_all
     from llmtune.rescues.rescue import rescue as rescue_one
 
@@ -144,7 +144,7 @@ def rescue(
         _show(rescued, stdout)
     if endpoint is not None and rescued.verification is not None:
         if not as_json:
-            show_verification(rescued.verification, stdout)
+            print_verification(rescued.verification, stdout)
         raise typer.Exit(rescued.verification.exit_code)
 
 
@@ -191,10 +191,10 @@ def _confirm_answers(cost: float | None, formula: str, sampling: dict[str, Any])
 def _show_account(account: AccountRescue, out: Any) -> None:
     from rich.markup import escape
 
-    from llmtune.rescues.text import account_lines, account_sentence
+    from llmtune.rescues.text import describe_account, list_account_notes
 
-    out.print(f"[bold]{escape(account_sentence(account))}[/]", soft_wrap=True)
-    for line in account_lines(account):
+    out.print(f"[bold]{escape(describe_account(account))}[/]", soft_wrap=True)
+    for line in list_account_notes(account):
         out.print(f"[yellow]{escape(line)}[/]", soft_wrap=True)
     out.print(f"{account.folder}: summary.md, and a folder for each model", markup=False, soft_wrap=True)
     if account.failed:

@@ -155,13 +155,13 @@ def attach(
     from functools import partial
 
     from llmtune.cli.progress import follow
-    from llmtune.cli.tune import show as show_report
+    from llmtune.cli.tune import follow_to_report
     from llmtune.runs.store.database import keep_trying
 
     handle = open_run(run, "unfinished")
     if sink:
         keep_trying(lambda: handle.feed(sink), doing=f"trackers of run {handle.id}")
-    show_report(handle, partial(follow, timeout=timeout, stall_timeout=stall_timeout), as_json=as_json)
+    follow_to_report(handle, partial(follow, timeout=timeout, stall_timeout=stall_timeout), as_json=as_json)
 
 
 @app.command("watch")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 
-class Fault(BaseModel):
+class ErrorDetails(BaseModel):
     """Why a command failed: the class of the error, its message, what to do next, and the exit code."""
 
     model_config = ConfigDict(extra="forbid")
@@ -21,4 +21,4 @@ class ErrorDocument(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    error: Fault
+    error: ErrorDetails

@@ -105,7 +105,7 @@ def tune(
     if detach:
         err.print(f"follow it with: llmtune runs attach {run.id}", soft_wrap=True)
         return
-    show(run, partial(follow, stall_timeout=stall_timeout), as_json=as_json)
+    follow_to_report(run, partial(follow, stall_timeout=stall_timeout), as_json=as_json)
 
 
 def _confirm_cost(job: TuningJob, backends: list[Provider], *, suggest_reuse: bool) -> bool:
@@ -165,7 +165,7 @@ def _tune_with_fallback(
         sys.exit(EXIT_INTERRUPTED)
 
 
-def show(run: Run, follow: Callable[[Run], Report], *, as_json: bool) -> None:
+def follow_to_report(run: Run, follow: Callable[[Run], Report], *, as_json: bool) -> None:
     """Follow a run to its end and print its report; Ctrl-C leaves it running and prints how to reattach.
 
     `follow` waits for the run and returns its report. Raises `RunFailed`, after printing the report of a failed run.
@@ -206,7 +206,7 @@ def find_finished(job: TuningJob, receipt: Receipt) -> RunRecord | None:
 
     provider = receipt.target.provider
 
-    def content(spec: TuningJob) -> tuple[object, ...]:
+    def list_content(spec: TuningJob) -> tuple[object, ...]:
         return (
             spec.model_for(provider),
             spec.method,
@@ -217,9 +217,9 @@ def find_finished(job: TuningJob, receipt: Receipt) -> RunRecord | None:
 
     for record in open_store().runs(states=[RunState.SUCCEEDED], provider=provider):  # newest first
         try:
-            is_same_job = record.plan.target.adapter == receipt.target.adapter and content(
+            is_same_job = record.plan.target.adapter == receipt.target.adapter and list_content(
                 record.tuning_job
-            ) == content(job)
+            ) == list_content(job)
         except InvalidJob:  # written by a version with other fields
             continue
         if is_same_job and receipt.data.sha256 and record.receipt.get("data", {}).get("sha256") == receipt.data.sha256:
@@ -233,7 +233,7 @@ def confirm(receipt: Receipt, finished: RunRecord | None = None) -> None:
     Raises:
         OverBudget: the user declined, or there is no terminal to ask on; the hint says what to pass instead.
     """
-    from llmtune.cli.output import confirm as ask
+    from llmtune.cli.output import confirm as ask_user
     from llmtune.cli.output import err
     from llmtune.cli.plan import print_plans
     from llmtune.errors import OverBudget
@@ -252,5 +252,5 @@ def confirm(receipt: Receipt, finished: RunRecord | None = None) -> None:
             f" nothing (llmtune report {finished.id})",
             soft_wrap=True,
         )
-    if not ask(f"Start at {receipt.target.provider} for {receipt.cost.sentence()}?"):
+    if not ask_user(f"Start at {receipt.target.provider} for {receipt.cost.sentence()}?"):
         raise OverBudget("not confirmed; nothing was sent", hint="llmtune plan shows the estimate again")

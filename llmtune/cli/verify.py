@@ -21,7 +21,7 @@ Endpoint = Annotated[
 ServedModel = Annotated[
     str | None, typer.Option("--model", help="The name to ask for; by default the server's only model.")
 ]
-KeyFrom = Annotated[
+ServerKeyVariable = Annotated[
     str | None,
     typer.Option(metavar="VARIABLE", help="Environment variable with the key of the server.", show_default=False),
 ]
@@ -36,13 +36,13 @@ def verify(
         typer.Option(min=0.0, help="How much worse it may be: percentage points, or the metric's own unit."),
     ] = 5.0,
     model: ServedModel = None,
-    key_from: KeyFrom = None,
+    key_from: ServerKeyVariable = None,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
     """Verify that a server answers as the tuned model of a run does: prompts, answers, stops, tool calls, streams.
 
-    It is asked by chat completions. Every difference is named by its kind. Exits with 0 if it is the same, 5 if it is
-    not, 6 if that is unclear.
+    The rows are sent as chat completions. Every difference is named by its kind. Exits with 0 if the answers are the
+    same, 5 if they are not, 6 if that is unclear.
     """
     from llmtune.cli.output import err, out, print_json
     from llmtune.runs.verify_run import verify as verify_run
@@ -59,11 +59,11 @@ def verify(
     if as_json:
         print_json(result.model_dump(mode="json"))
     else:
-        show(result, out)
+        print_verification(result, out)
     raise typer.Exit(result.exit_code)
 
 
-def show(result: Verification, console: Any) -> None:
+def print_verification(result: Verification, console: Any) -> None:
     """Print a verification: the verdict, each difference by its kind, what was compared, and what was not."""
     from llmtune.report.verification import VERDICTS, difference_lines, figure_lines
 

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any, Protocol
 
-from llmtune._safety.operating_system import binary_flag
+from llmtune._safety.operating_system import get_binary_flag
 from llmtune._safety.private_files import make_private_folder
 from llmtune.provider.generation import GenerationRequest
 
@@ -85,7 +85,7 @@ class FileCache:
         line = b"\n" + json.dumps({"key": key, "value": value}).encode() + b"\n"
         with self._lock:
             make_private_folder(self.path.parent)
-            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | binary_flag(), 0o600)
+            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | get_binary_flag(), 0o600)
             try:
                 os.write(handle, line)
             finally:

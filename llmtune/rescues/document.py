@@ -10,7 +10,7 @@ from llmtune.report.cells import DASH, VERDICT_STYLES, bullets
 from llmtune.report.document import Column, Document, Inline, KeyValues, Section, Span, Table, Text
 from llmtune.report.sections.evaluation import by_label, confusion, held_out, worst
 from llmtune.rescues.results import AccountRescue, RescueReport
-from llmtune.rescues.text import account_lines, account_sentence, golden_set_sentence, leftover_lines, verdict
+from llmtune.rescues.text import describe_account, describe_golden_set, list_account_notes, list_leftovers, verdict
 
 _CAUTION = (
     "The old model was trained on the rows it is judged by (no others were available), the new one was not: the"
@@ -55,7 +55,7 @@ def models(report: RescueReport) -> Section:
         ("new model", ["run ", Span(report.run, "code"), f" at {report.provider}, from ", Span(report.model, "code")]),
         ("job", Span(source.job, "code") if source.job else DASH),
         ("cost of the new run", report.cost),
-        ("golden set", golden_set_sentence(report)),
+        ("golden set", describe_golden_set(report)),
     ]
     files: Inline = [
         Span("receipt.json", "code"),
@@ -79,7 +79,7 @@ def data(report: RescueReport) -> Section:
 def left_behind(report: RescueReport) -> Section:
     """Return the section with what could not be carried over."""
     title = "What could not be carried over"
-    return Section("left", title, bullets(leftover_lines(report)), short="Left behind", brief_title=title)
+    return Section("left", title, bullets(list_leftovers(report)), short="Left behind", brief_title=title)
 
 
 def account_document(rescue: AccountRescue) -> Document:
@@ -100,9 +100,9 @@ def account_document(rescue: AccountRescue) -> Document:
     return Document(
         title=f"{rescue.provider}, rescued",
         heading=f"{rescue.provider}, rescued",
-        verdict=Span(account_sentence(rescue)),
+        verdict=Span(describe_account(rescue)),
         sections=[
             Section("models", "Models", [table]),
-            Section("notes", "Notes", bullets(account_lines(rescue))),
+            Section("notes", "Notes", bullets(list_account_notes(rescue))),
         ],
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune._retry import RetryPolicy
-from llmtune._safety.operating_system import binary_flag
+from llmtune._safety.operating_system import get_binary_flag
 from llmtune._safety.private_files import open_private
 from llmtune.data.example import Example, Message, ToolCall
 from llmtune.data.formats.chat import write_messages
@@ -126,7 +126,7 @@ class GoldenFile:
         line |= {name: value[name] for name in ("finish_reason", "prompt_tokens", "completion_tokens", "seconds")}
         data = json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
         with self._lock:
-            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | binary_flag(), 0o600)
+            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | get_binary_flag(), 0o600)
             try:
                 os.write(handle, data)
                 os.fsync(handle)

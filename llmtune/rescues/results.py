@@ -47,13 +47,13 @@ class RescueSource(DocumentedModel):
 
     method: str = "sft"
     hyperparameters: dict[str, Any] = {}
-    """By our names."""
+    """By llmtune's names."""
 
     unmapped: dict[str, Any] = {}
-    """The vendor's settings that have no name of ours, as it tells them."""
+    """Settings of the vendor without an equivalent in llmtune, by the vendor's names."""
 
     chosen: dict[str, Any] = {}
-    """Values that the vendor chose by itself, under its names: the new backend chooses its own."""
+    """Values that the vendor chose, by its names; the new backend chooses its own."""
 
     seed: int | None = None
     files: dict[str, DataFile] = {}
@@ -63,11 +63,11 @@ class RescueSource(DocumentedModel):
     """Files that could not be fetched any more, with the reason, by role."""
 
     seen_in_training: bool = False
-    """Whether the rows to judge by were among those the old model was trained on: its figures flatter it then."""
+    """Whether the old model was trained on the evaluation rows, so that its figures are too good."""
 
 
 class GoldenSet(DocumentedModel):
-    """The old model's answers: to how many `rows` it `answered`, how many it `refused`, with which `sampling` settings.
+    """The old model's answers: how many of the `rows` it `answered` and `refused`, with which `sampling` settings.
 
     `prompt_tokens` and `completion_tokens` are the vendor's own counts, over all of them.
     """
@@ -81,7 +81,7 @@ class GoldenSet(DocumentedModel):
 
 
 class RescueReport(Renderable, DocumentedModel):
-    """Old against new. `labels` judges both by the reference answers, `agreement` judges new by old's answers.
+    """The old model against the new one: `labels` by the reference answers, `agreement` by the old model's answers.
 
     `provider` and `run` are where the new model was trained; `golden` are the old model's answers.
     """
@@ -112,9 +112,9 @@ class RescueReport(Renderable, DocumentedModel):
 
 
 class Rescue(DocumentedModel):
-    """Where a rescue is: the content of `rescue.json`, and what `llmtune.rescue` returns.
+    """Progress of a rescue: the content of `rescue.json`, and what `llmtune.rescue` returns.
 
-    `folder` has everything; `done` are the steps that are done. `source` is the old model, `golden` its answers and
+    `folder` has all its files; `done` are its completed steps. `source` is the old model, `golden` its answers and
     `report` the comparison with the new one.
     """
 
@@ -132,10 +132,10 @@ class Rescue(DocumentedModel):
     """The new run."""
 
     deployment: str | None = None
-    """The key of a deployment of the old model that was made, or was about to be, and is to be removed."""
+    """The key of a deployment of the old model that was or may have been made, and is to be removed."""
 
     jobs: tuple[str, ...] = ()
-    """SHA-256 of every job.yaml that was written, so that one changed by hand is recognised."""
+    """SHA-256 of every job.yaml that was written, so that a manual edit is noticed."""
 
     report: RescueReport | None = None
     verification: Verification | None = None
@@ -146,9 +146,10 @@ class Rescue(DocumentedModel):
 
 
 class ModelRescue(DocumentedModel):
-    """One tuned model of an account, and what there is of it.
+    """What was rescued of one tuned model of an account.
 
-    `folder` has it, `base` is its base model; of `questions` so many are `answered`; `notes` are for the reader.
+    `folder` has its files, `base` is its base model; `answered` of its `questions` have an answer; `notes` are for the
+    reader.
     """
 
     model: str
@@ -173,7 +174,7 @@ class ModelRescue(DocumentedModel):
 class AccountRescue(DocumentedModel):
     """Every tuned model of an account: the content of `summary.json`, and what `llmtune.rescue_all` returns.
 
-    `provider` is the vendor, `folder` where everything is, `models` what there is of each; `notes` are for the reader.
+    `provider` is the vendor, `folder` has the files of all `models`; `notes` are for the reader.
     """
 
     provider: str

@@ -24,12 +24,12 @@ def _describe_labels(labels: EvaluationResult | NotReported) -> str:
         return _describe_one_side(labels, name)
     unit = new[labels.main].unit
     values = f"{number(comparison.b, unit)} against {number(comparison.a, unit)} {name} on {comparison.rows} rows"
-    test = f"; {p_words(comparison.p_value)} by McNemar's exact test" if comparison.p_value is not None else ""
-    apart = f"{difference(comparison.difference, unit)} ({spread(comparison.interval, unit)}{test})"
+    p_value = f"; {p_words(comparison.p_value)} by McNemar's exact test" if comparison.p_value is not None else ""
+    gap = f"{difference(comparison.difference, unit)} ({spread(comparison.interval, unit)}{p_value})"
     sentences = {
-        "better": f"The new model is better: {values}, {apart}.",
-        "worse": f"The new model is worse: {values}, {apart}.",
-        "not separable": f"The new model cannot be distinguished from the old one: {values}, {apart}.",
+        "better": f"The new model is better: {values}, {gap}.",
+        "worse": f"The new model is worse: {values}, {gap}.",
+        "not separable": f"The new model cannot be distinguished from the old one: {values}, {gap}.",
     }
     return sentences[comparison.verdict]
 
@@ -60,7 +60,7 @@ def _describe_agreement(agreement: EvaluationResult | NotReported) -> str:
     return f"Measured by the old model's own answers it reaches {value} ({spread(figure.interval, figure.unit)})."
 
 
-def golden_set_sentence(report: RescueReport) -> str:
+def describe_golden_set(report: RescueReport) -> str:
     """Return how many answers of the old model there are, and how it was asked."""
     golden = report.golden
     if isinstance(golden, NotReported):
@@ -69,44 +69,45 @@ def golden_set_sentence(report: RescueReport) -> str:
     return f"{golden.answered} of {golden.rows} answers in golden.jsonl ({sampling})"
 
 
-def leftover_lines(report: RescueReport) -> list[str]:
+def list_leftovers(report: RescueReport) -> list[str]:
     """Return what could not be carried over, one sentence each."""
-    source, to = report.source, report.provider
-    lines = [f"{name} was left to {to}: {why}" for name, why in report.dropped.items()]
-    lines += [f"{name} has no setting at {to}: {why}" for name, why in report.lost.items()]
+    source, provider = report.source, report.provider
+    lines = [f"{name} was left to {provider}: {reason}" for name, reason in report.dropped.items()]
+    lines += [f"{name} has no setting at {provider}: {reason}" for name, reason in report.lost.items()]
     lines += [
         f"{name} = {value} is {source.provider}'s own and has no name here" for name, value in source.unmapped.items()
     ]
     lines += [f"{name} = {value} was chosen by {source.provider} itself" for name, value in source.chosen.items()]
-    lines += [f"the {role} file could not be fetched: {why}" for role, why in source.gone.items()]
+    lines += [f"the {role} file could not be fetched: {reason}" for role, reason in source.gone.items()]
     return lines
 
 
-def account_sentence(rescue: AccountRescue) -> str:
+def describe_account(rescue: AccountRescue) -> str:
     """Return the account in one sentence: how many jobs, training rows and answers there are."""
     models = rescue.models
-    files = [model.train_rows for model in models if model.train_rows is not None]
+    train_rows = [model.train_rows for model in models if model.train_rows is not None]
     answered, questions = sum(model.answered for model in models), sum(model.questions for model in models)
     text = (
         f"{count(len(models), 'tuned model')} at {rescue.provider}: {count(sum(m.job for m in models), 'job')},"
-        f" {count(len(files), 'training file')} ({sum(files):,} rows), {answered:,} of {questions:,} golden answers"
+        f" {count(len(train_rows), 'training file')} ({sum(train_rows):,} rows),"
+        f" {answered:,} of {questions:,} golden answers"
     )
-    if trained := sum(model.run is not None for model in models):
-        text += f", {count(trained, 'new run')}"
+    if new_runs := sum(model.run is not None for model in models):
+        text += f", {count(new_runs, 'new run')}"
     return text
 
 
-def account_lines(rescue: AccountRescue) -> list[str]:
+def list_account_notes(rescue: AccountRescue) -> list[str]:
     """Return notes for the reader: what is missing, of which models, and what was left out."""
     lines = list(rescue.notes)
     lines += [f"{model.model}: {model.error}" for model in rescue.failed]
-    reasons: dict[str, list[ModelRescue]] = {}
+    models_by_note: dict[str, list[ModelRescue]] = {}
     for model in rescue.models:
         for note in model.notes:
-            reasons.setdefault(note.replace(model.model, "the model"), []).append(model)
-    for note, models in reasons.items():
-        named = ", ".join(model.folder for model in models[:3]) + (" ..." if len(models) > 3 else "")
-        lines.append(f"{named}: {note}" if len(models) == 1 else f"{len(models)} models ({named}): {note}")
+            models_by_note.setdefault(note.replace(model.model, "the model"), []).append(model)
+    for note, models in models_by_note.items():
+        folders = ", ".join(model.folder for model in models[:3]) + (" ..." if len(models) > 3 else "")
+        lines.append(f"{folders}: {note}" if len(models) == 1 else f"{len(models)} models ({folders}): {note}")
     if rescue.checkpoints:
         lines.append(f"{count(rescue.checkpoints, 'checkpoint')} left alone; llmtune rescue CHECKPOINT takes one")
     if rescue.left_out:

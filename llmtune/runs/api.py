@@ -103,23 +103,24 @@ def tune(
         RunFailed: the run ended without a model; carries the report. And whatever `start` and `wait` raise.
         UnknownOption: there is no such keyword; names the nearest one.
     """
-    starts, waits = _split(options)
-    with show_progress(progress, waits.pop("on_update", None)) as on_update:
-        waits["on_update"] = on_update
-        if starts.get("fallback_on") and isinstance(provider, Sequence) and not isinstance(provider, str):
+    start_options, wait_options = _split(options)
+    with show_progress(progress, wait_options.pop("on_update", None)) as on_update:
+        wait_options["on_update"] = on_update
+        if start_options.get("fallback_on") and isinstance(provider, Sequence) and not isinstance(provider, str):
 
-            def follow(run: Run, queued: float | None) -> Report:
-                return run.wait(**(waits if queued is None else waits | {"queue_timeout": queued}))
+            def follow(run: Run, queue_timeout: float | None) -> Report:
+                limited = wait_options if queue_timeout is None else wait_options | {"queue_timeout": queue_timeout}
+                return run.wait(**limited)
 
-            return tune_first(job, provider, follow=follow, **starts)
-        return start(job, provider, **starts).wait(**waits)
+            return tune_first(job, provider, follow=follow, **start_options)
+        return start(job, provider, **start_options).wait(**wait_options)
 
 
 def _split(options: TuneKeywords) -> tuple[StartKeywords, WaitKeywords]:
     """Split the options of `tune` into those of `start` and those of `Run.wait`."""
-    waits = {name: value for name, value in options.items() if name in WaitKeywords.__annotations__}
-    starts = {name: value for name, value in options.items() if name not in waits}
-    return cast(StartKeywords, starts), cast(WaitKeywords, waits)
+    wait_options = {name: value for name, value in options.items() if name in WaitKeywords.__annotations__}
+    start_options = {name: value for name, value in options.items() if name not in wait_options}
+    return cast(StartKeywords, start_options), cast(WaitKeywords, wait_options)
 
 
 @check_keywords(start)
@@ -147,11 +148,11 @@ async def tune_async(
 
     if options.get("fallback_on"):
         return await asyncio.to_thread(lambda: tune(job, provider, progress=progress, **options))
-    starts, waits = _split(options)
-    with show_progress(progress, waits.pop("on_update", None)) as on_update:
-        waits["on_update"] = on_update
-        run = await start_async(job, provider, **starts)
-        return await run.wait_async(**waits)
+    start_options, wait_options = _split(options)
+    with show_progress(progress, wait_options.pop("on_update", None)) as on_update:
+        wait_options["on_update"] = on_update
+        run = await start_async(job, provider, **start_options)
+        return await run.wait_async(**wait_options)
 
 
 def attach(run_id: str, *, provider: Provider | None = None, store_timeout: float = 60.0) -> Run:

@@ -12,7 +12,7 @@ from llmtune.provider import Options, ProviderSettings
 
 
 class VertexSettings(ProviderSettings):
-    """Account facts of one configured instance. Credentials come from Google's own chain, never from here."""
+    """Settings of one configured instance. Credentials come from Google's own chain, never from here."""
 
     variables = {
         "project": ("GOOGLE_CLOUD_PROJECT",),
@@ -81,12 +81,12 @@ class VertexOptions(Options):
 
 
 def find_credentials(settings: VertexSettings) -> Literal["found", "not found", "not checked"]:
-    """Return whether Google's chain has something to read, told from files and variables alone."""
+    """Return whether Google's chain has credentials to read, judging by files and variables alone."""
     if settings.token_env:
         return "found" if os.environ.get(settings.token_env) else "not found"
-    named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
-    if named:
-        return "found" if Path(named).is_file() else "not found"
+    key_file = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+    if key_file:
+        return "found" if Path(key_file).is_file() else "not found"
     folder = os.environ.get("CLOUDSDK_CONFIG") or Path.home() / ".config" / "gcloud"
     if (Path(folder) / "application_default_credentials.json").is_file():
         return "found"

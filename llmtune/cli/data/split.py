@@ -52,7 +52,7 @@ def split(
     from llmtune.cli.output import out, print_json
     from llmtune.data.convert import write
     from llmtune.data.io.reading import Reading
-    from llmtune.data.split import split as cut
+    from llmtune.data.split import split as split_rows
     from llmtune.errors import LlmtuneError
 
     reading = Reading(
@@ -66,7 +66,7 @@ def split(
     )
     examples = collect_examples(reading)
     assert reading.format is not None
-    parts = cut(examples, _parse_shares(shares), seed=seed, stratify=stratify, keep_similar=near_duplicates)
+    parts = split_rows(examples, _parse_shares(shares), seed=seed, stratify=stratify, keep_similar=near_duplicates)
     target = to or reading.format.name
     paths = {name: into / f"{name}.jsonl" for name in ("train", "validation", "test")}
     existing = [str(path) for path in paths.values() if path.exists()]
@@ -75,8 +75,8 @@ def split(
     written = {}
     for (name, path), rows in zip(paths.items(), parts[:3], strict=True):
         if rows:
-            done = write(rows, path, target)
-            written[name] = {"path": done.path, "rows": done.rows, "bytes": done.size, "sha256": done.sha256}
+            part = write(rows, path, target)
+            written[name] = {"path": part.path, "rows": part.rows, "bytes": part.size, "sha256": part.sha256}
         elif path.exists():
             path.unlink()
     if as_json:
@@ -85,8 +85,8 @@ def split(
         return
     for finding in parts.findings:
         print_finding(finding)
-    for name, facts in written.items():
-        out.print(f"{name:<11}{facts['rows']:>9,} rows  {facts['path']}", soft_wrap=True)
+    for name, summary in written.items():
+        out.print(f"{name:<11}{summary['rows']:>9,} rows  {summary['path']}", soft_wrap=True)
 
 
 def _parse_shares(text: str) -> tuple[float, float, float]:

@@ -28,7 +28,7 @@ def peak_memory(device: str) -> int:
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    return operating_system.peak_memory()
+    return operating_system.get_peak_memory()
 
 
 def free_memory(*, at_once: bool = False) -> None:
@@ -70,7 +70,7 @@ def versions() -> dict[str, str]:
 def describe_hardware() -> dict[str, str]:
     """Describe what a run would find here: its device, cores, memory, and each GPU with its memory."""
     hardware = {"device": resolve_device(), "cores": str(usable_cores())}
-    if (total := operating_system.total_memory()) is not None:
+    if (total := operating_system.get_total_memory()) is not None:
         hardware["memory"] = f"{total / 2**30:.1f} GiB"
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         gpu = torch.cuda.get_device_properties(number)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmtune._safety.operating_system import total_memory
+from llmtune._safety.operating_system import get_total_memory
 from llmtune.errors import DeviceUnavailable
 from llmtune.provider import Footprint
 from llmtune.provider.memory import MemoryPart, size
@@ -268,7 +268,7 @@ def available_memory(device: str) -> int | None:
             return int(output[0]) << 20
         except (OSError, subprocess.SubprocessError, ValueError, IndexError):
             return None
-    total = total_memory()
+    total = get_total_memory()
     if total is None:
         return None
     try:  # a container's own limit

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from llmtune._safety.operating_system import detach
+from llmtune._safety.operating_system import detached_process_options
 from llmtune._safety.private_files import open_private
 from llmtune_local.libraries import usable_cores
 from llmtune_local.run_state.process import LAUNCHED, ProcessId, start_time
@@ -71,7 +71,7 @@ def _spawn(run_dir: Path, launcher: str, processes: int, resume: bool) -> int:
             close_fds=True,
             env=environment,
             umask=PRIVATE,
-            **detach(),
+            **detached_process_options(),
         )
     return child.pid
 

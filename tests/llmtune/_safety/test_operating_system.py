@@ -12,12 +12,12 @@ import pytest
 
 from llmtune._safety import operating_system
 from llmtune._safety.operating_system import (
-    detach,
+    detached_process_options,
     find_start_time,
+    get_peak_memory,
+    get_total_memory,
     lock_file,
-    peak_memory,
     process_exists,
-    total_memory,
 )
 
 
@@ -137,18 +137,18 @@ def test_without_the_tool_the_start_is_unknown_and_the_process_still_exists(monk
 
 
 def test_memory_is_counted_where_the_system_tells(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert peak_memory() > 1 << 20
-    assert (total_memory() or 0) > 1 << 28
+    assert get_peak_memory() > 1 << 20
+    assert (get_total_memory() or 0) > 1 << 28
     on_windows(monkeypatch)
     monkeypatch.delattr(os, "sysconf")
-    assert peak_memory() == 0
-    assert total_memory() is None
+    assert get_peak_memory() == 0
+    assert get_total_memory() is None
 
 
 def test_a_worker_is_started_so_that_it_survives(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert detach() == {"start_new_session": True}
+    assert detached_process_options() == {"start_new_session": True}
     on_windows(monkeypatch)
-    assert detach() == {"creationflags": 0x08000200}
+    assert detached_process_options() == {"creationflags": 0x08000200}
 
 
 def test_no_other_module_needs_a_module_of_one_system() -> None:
