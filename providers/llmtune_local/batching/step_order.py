@@ -1,5 +1,6 @@
-"""Which rows a step has: a permutation that is a pure function of seed and epoch, so that any step can be taken up again
-by its number. Needs neither torch nor numpy.
+"""Which rows a step has: a permutation that is a pure function of seed and epoch.
+
+So any step can be taken up again by its number. Needs neither torch nor numpy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How far a run has come: the counters that continue after a resume, early stopping, and the two ways a loop breaks off."""
+"""How far a run has come: its counters, which continue after a resume, early stopping, and how a loop breaks off."""
 
 from __future__ import annotations
 
