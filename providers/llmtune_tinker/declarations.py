@@ -35,7 +35,7 @@ _SAME_NAME: dict[str, dict[str, Any]] = {
     "lr_num_cycles": _sent(core.Float(gt=0), None, "unset: 0.5, restarts 1"),
     "warmup_ratio": _sent(core.Float(ge=0, le=1), 0.0),
     "warmup_steps": _sent(core.Int(0), None),
-    "optimizer": _sent(core.Choice("adamw_torch"), "adamw_torch", "the service's AdamW", source=SDK),
+    "optimizer": _sent(core.Choice("adamw_torch"), None, "unset: that one, the service's AdamW", source=SDK),
     "adam_beta1": _sent(core.Float(ge=0, lt=1), 0.9, source=SDK),
     "adam_beta2": _sent(core.Float(ge=0, lt=1), 0.95, source=SDK),
     "adam_epsilon": _sent(core.Float(gt=0), 1e-12, source=SDK),

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 import llmtune.provider as core
 from llmtune import config
-from llmtune.data.findings import Finding, error, info, warning
+from llmtune.data.findings import Finding, error, info
 from llmtune.errors import InvalidJob, LlmtuneError, VendorError
 from llmtune_local.run_state.run_dir import now
 from llmtune_local.run_state.schema import FINAL
@@ -100,13 +100,32 @@ class TinkerProvider(core.BaseProvider):
         return core.Request(operation="tinker create_session, then the loop on this machine", body=body)
 
     def encode(self, data: Dataset, receipt: core.Receipt, into: Path) -> core.EncodedDataset:
-        """Write the rows in the format that the loop's process reads."""
+        """Write the rows in the format that the loop's process reads, after each was rendered once as it will be.
+
+        Raises:
+            InvalidData: a row has nothing to learn, or is longer than the job's limit or the model's context.
+        """
         SDK.require(f"provider {self.name}")
+        from llmtune_local.batching.token_rows import tokenise
+        from llmtune_local.models.loading import load_tokenizer
+
+        options = TinkerOptions.model_validate(receipt.target.options)
+        tokenizer = load_tokenizer(options.tokenizer or receipt.target.model, None, options.chat_template)
+        for rows in (data.train, data.validation):
+            tokenise(
+                tokenizer,
+                rows,
+                file=data.source,
+                limit=receipt.effective("max_sequence_length") or _find_context(receipt.target.model),
+                on_too_long=receipt.effective("dataset.on_too_long", "error"),
+                template_options=options.template_options,
+                mask_empty_thinking=options.mask_empty_thinking,
+            )
         return super().encode(data, receipt, into)
 
     # --- before money is spent ---------------------------------------------------------------------------------------
     def preflight(self, request: core.Request) -> list[Finding]:
-        """Ask whether the model is trained here today; count the run's tokens, and what they cost."""
+        """Ask whether the model is trained here today."""
         run = _read_request(request)
         seen = models.read_models(self._service.read_capabilities())
         models.keep(seen)
@@ -115,55 +134,19 @@ class TinkerProvider(core.BaseProvider):
             nearest = seen.suggest(run.model)
             problem = f"the service does not train {run.model!r} today"
             return [error("model", problem, f"choose one that it does: {nearest}" if nearest else "check the id")]
-        return [*self._count_tokens(run, model)]
-
-    def _count_tokens(self, run: LoopRequest, model: models.Model) -> Iterator[Finding]:
-        """Yield what the run will send, counted with its own tokenizer, and rows that are too long."""
-        from llmtune_tinker.trainer import count_training_tokens, load_run_tokenizer, read_run_rows
-
-        tokenizer = load_run_tokenizer(run)
-        rows = read_run_rows(run, tokenizer, run.files.train, run.hyperparameters.max_sequence_length)
-        if model.context is not None and rows.longest > model.context:
-            problem = f"the longest row has {rows.longest:,} tokens, and {run.model} takes {model.context:,}"
-            yield error("too_long", problem, f"set max_sequence_length: {model.context} and dataset.on_too_long")
-        tokens = count_training_tokens(run, rows)
-        price = self._price(run.model)
-        sentence = f"the steps of this run send {tokens:,} tokens, counted with the model's tokenizer"
-        if price.training is None:
-            yield info("tokens", f"{sentence}; their price is not known")
-        else:
-            cost = tokens / 1e6 * price.training
-            yield info("tokens", f"{sentence}: {cost:,.4g} {price.currency} at {price.training:g} per million")
-        if run.files.validation is not None:
-            yield warning(
-                "validation",
-                "each pass over the validation rows is sent too; whether it is billed as training is not documented",
-                "set eval_every to validate less often",
-            )
-
-    def _price(self, model: str) -> core.Price:
-        catalog = self.read_catalog()
-        assert catalog is not None
-        return catalog.model(model)[0].price
+        if run.files.validation is None:
+            return []
+        problem = "each pass over the validation rows is sent too; whether it is billed as training is not documented"
+        return [info("validation", problem, "set eval_every to validate less often")]
 
     def upload(self, file: core.EncodedFile) -> core.UploadRef:
         """Return the encoded file itself, named by its content: rows go out step by step, no file is uploaded."""
         return core.UploadRef(id=str(file.path), digest=file.sha256, role=file.role, data={"path": str(file.path)})
 
-    def find_upload(self, digest: str) -> core.UploadRef | None:
-        """Return the encoded file of that content where a run folder here names it; None otherwise."""
-        for folder in self._folders():
-            request = folder.find_request()
-            for role in ("train", "validation"):
-                path = getattr(request.files, role) if request is not None else None
-                if path and digest in Path(path).name and Path(path).is_file():
-                    return core.UploadRef(id=path, digest=digest, role=role, data={"path": path})
-        return None
-
     # --- the run -----------------------------------------------------------------------------------------------------
     def submit(self, request: core.Request, key: core.RunKey) -> core.JobRef:
         """Write the request, open the session, and start the loop; for a known key, the run that is there continues."""
-        run = _read_request(request)
+        run = _with_limit(_read_request(request))
         folder = self._folder(key)
         sessions = folder.read_sessions()
         if not sessions:
@@ -347,3 +330,18 @@ def _read_request(request: core.Request) -> LoopRequest:
         fault = problem.errors(include_url=False)[0]
         where = ".".join(str(part) for part in fault["loc"])
         raise InvalidJob(str(fault["msg"]), where=f"the request's {where}") from None
+
+
+def _find_context(model: str) -> int | None:
+    """Return the longest row of a model in tokens, as the service said last; None where it did not."""
+    seen = models.read_kept()
+    entry = seen.find(model) if seen is not None else None
+    return entry.context if entry is not None else None
+
+
+def _with_limit(run: LoopRequest) -> LoopRequest:
+    """Return the request with the model's context as the limit of a row, where the job sets none."""
+    recipe, context = run.hyperparameters, _find_context(run.model)
+    if recipe.max_sequence_length is not None or context is None:
+        return run
+    return run.model_copy(update={"hyperparameters": recipe.model_copy(update={"max_sequence_length": context})})

@@ -1,4 +1,4 @@
-"""The request that the loop's worker reads: the receipt's values, and our defaults where the job leaves a field open."""
+"""The request that the loop's worker reads: the receipt's values, and our defaults for fields that are open."""
 
 from __future__ import annotations
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from llmtune.data.formats.base import Rendering, VendorRows
 from llmtune.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from llmtune.data.example import Example
+    from llmtune.data.rendering.tokenize import OnTooLong
 
 
 def open_rendering(model: str, options: Mapping[str, Any], offline: bool) -> Rendering | None:
@@ -32,10 +36,29 @@ def open_rendering(model: str, options: Mapping[str, Any], offline: bool) -> Ren
         raise MissingExtra("tinker", fault.name or "transformers", purpose="rendering rows") from fault
     renderer = Renderer(tokenizer, template_options=settings.template_options)
     provided = settings.mask_empty_thinking or settings.template_options.get("enable_thinking") is False
+
+    def count_tokens(
+        examples: Iterable[Example], limit: int | None, on_too_long: OnTooLong, prompt_weight: float
+    ) -> int:
+        from llmtune_local.batching.token_rows import tokenise
+        from llmtune_tinker.trainer import make_loop_row
+
+        rows = tokenise(
+            tokenizer,
+            examples,
+            limit=limit,
+            on_too_long=on_too_long,
+            template_options=settings.template_options,
+            mask_empty_thinking=settings.mask_empty_thinking,
+        )
+        pieces = (piece for row in rows.rows for piece in row)
+        return sum(len(make_loop_row(piece, prompt_weight=prompt_weight).inputs) for piece in pieces)
+
     return Rendering(
         tokenizer,
         lambda example, _, max_length: check_rendered(renderer, example, max_length),
         reasons=renderer.template.reasons and not provided,
+        count_tokens=count_tokens,
     )
 
 

@@ -221,7 +221,7 @@ class TinkerLoop:
         self._watcher.stop()
         if self._service is not None:
             with suppress(Exception):  # the session is over: what remains are this process's own connections
-                self._service.holder.run_coroutine_threadsafe(self._service._close_holders()).result(timeout=10)
+                self._service.holder.run_coroutine_threadsafe(self._service._close_holders()).result(timeout=2)
             self._service = None
 
 

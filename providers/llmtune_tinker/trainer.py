@@ -186,6 +186,7 @@ class LoopTrainer:
             "total_steps": self.total,
             "warmup_steps": self.warmup,
             "checkpoint_every": self.checkpoint_every,
+            "max_sequence_length": self.limit,
             "training_tokens": self.training_tokens,
         }
         if self.validation:

@@ -1,10 +1,11 @@
-"""A fake of Tinker on a loopback port, the real provider and SDK pointed at it, and the loop in a thread of the test."""
+"""A fake of Tinker on a loopback port, the real provider and SDK pointed at it, and the loop in a thread."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+
 import pytest
 
 from llmtune_local.run_state.process import LAUNCHED, ProcessId, WorkerProgram, current
