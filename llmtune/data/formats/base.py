@@ -142,6 +142,10 @@ class TokenLimit(NamedTuple):
     per: str = "row"
 
 
+#: What becomes of a row that is longer than the limit.
+TooLong = Literal["error", "truncate", "drop"]
+
+
 @dataclass(frozen=True)
 class Rendering:
     """How a backend on this machine renders rows.
