@@ -43,7 +43,7 @@ _SAME_NAME: dict[str, dict[str, Any]] = {
     "max_grad_norm": _sent(core.Float(ge=0), 0.0, "0: off", source=SDK),
     "prompt_loss_weight": _sent(core.Float(ge=0, le=1), 0.0, "fractions are exact"),
     "lora_rank": _sent(core.Int(1), 32, source=COOKBOOK),
-    "max_sequence_length": _sent(core.Int(2), None, "unset: as long as the rows are"),
+    "max_sequence_length": _sent(core.Int(2), None, "unset: the context that the service says"),
     "early_stopping_patience": _sent(core.Int(1), None),
     "early_stopping_threshold": _sent(core.Float(ge=0), 0.0),
     "eval_every": _sent(core.Int(1), None, "unset: up to ten times over the run"),

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llmtune_local.run_state.process import LAUNCHED, ProcessId, WorkerProgram, current
+from llmtune_local.run_state.process import ProcessId, WorkerProgram, current
+from llmtune_local.run_state.run_dir import RunDir
 from llmtune_local.worker import supervisor
 from llmtune_local.worker.main import work
 from llmtune_tinker.fake.service import FakeTinker
@@ -27,6 +28,11 @@ class Threads:
     def __init__(self) -> None:
         self.stopped = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._running: dict[Path, threading.Thread] = {}
+
+    def runs(self, folder: RunDir) -> bool:
+        thread = self._running.get(folder.path)
+        return thread is not None and thread.is_alive()
 
     def launch(
         self, run_dir: Path, *, resume: bool = False, fork_server: object = None, program: WorkerProgram
@@ -34,14 +40,13 @@ class Threads:
         assert program.module == WORKER
         assert list(program.environment.values()) == [KEY]
         folder = LoopFolder(run_dir)
-        with (run_dir / LAUNCHED).open("a", encoding="utf-8") as launched:
-            launched.write(" ".join(map(str, current())) + "\n")
 
         def run() -> None:
             work(folder, lambda: self.stopped.is_set() or folder.cancelling, resume=resume, make_trainer=make_trainer)
 
         thread = threading.Thread(target=run, name=f"loop of {run_dir.name}", daemon=True)
         self._threads.append(thread)
+        self._running[run_dir] = thread
         thread.start()
         return current()
 
@@ -67,6 +72,7 @@ def tinker_vendor(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTinker]:
 def threads(tinker_vendor: FakeTinker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Threads]:
     threads = Threads()
     monkeypatch.setattr(supervisor, "launch", threads.launch)
+    monkeypatch.setattr(supervisor, "_worker_runs", threads.runs)
     yield threads
     threads.end()
 
