@@ -50,13 +50,18 @@ def read_models(entries: Sequence[dict[str, Any]]) -> Seen:
     models = tuple(
         Model(
             name=str(entry["model_name"]),
-            context=entry["max_context_length"] if isinstance(entry.get("max_context_length"), int) else None,
+            context=_read_context(entry.get("max_context_length")),
             trainable=entry.get("trainable") is not False,
             sampleable=entry.get("sampleable") is not False,
         )
         for entry in entries
     )
     return Seen(models, _clock.today())
+
+
+def _read_context(value: Any) -> int | None:
+    """Return a number of tokens; None for what can be none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 2 <= value < 10**9 else None
 
 
 def _path() -> Path:

@@ -7,6 +7,7 @@ which repeats for minutes, carries the training itself (`tinker_loop.py`). Route
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ KEYS = "(keys: tinker-console.thinkingmachines.ai)"
 RUN_KEY = "llmtune_run"
 #: Seconds for which a token that the key was exchanged for is used.
 TOKEN_SECONDS = 60.0
+#: What a session's id is made of; it stands in routes, and in messages.
+_SESSION = re.compile(r"[A-Za-z0-9][\w:.-]{0,199}")
 #: Entries of a page, and pages that are read.
 PAGE, MOST_PAGES = 100, 50
 #: Days that one question about usage may span.
@@ -78,11 +81,12 @@ class TinkerClient:
         if display_name:
             body["display_name"] = display_name
         answer = self._send("POST", "/create_session", body, action="opening the session")
-        if refused := answer.get("error_message"):
-            raise VendorError(f"{self.name}: opening the session: {refused}", raw=str(refused))
-        if not isinstance(answer.get("session_id"), str):
-            raise TransientError(f"{self.name}: the answer to the new session could not be read", raw=str(answer)[:200])
-        return str(answer["session_id"])
+        session, refused = answer.get("session_id"), answer.get("error_message")
+        if isinstance(session, str) and _SESSION.fullmatch(session):
+            return session
+        if session is None and isinstance(refused, str) and refused:
+            raise VendorError(f"{self.name}: opening the session: {refused}", raw=refused)
+        raise TransientError(f"{self.name}: the answer to the new session could not be read", raw=str(answer)[:200])
 
     def find_sessions(self, key: str) -> list[dict[str, Any]]:
         """Return the sessions that carry a run key, newest first."""
@@ -131,16 +135,19 @@ class TinkerClient:
         start = max(start, end - timedelta(days=USAGE_DAYS))
         query = {"starting_on": _rfc3339(start), "ending_before": _rfc3339(end)}
         answer = self._send("GET", "/billing/usage/events", query=query, action="reading the usage", safe=True)
-        events = [event for event in answer.get("data") or () if isinstance(event, dict)]
-        tokens, amounts = 0, []
+        listed = answer.get("data")
+        events = [event for event in listed if isinstance(event, dict)] if isinstance(listed, list) else []
+        tokens, amounts = 0, list[float | None]()
         for event in events:
             if event.get("session_id") not in sessions:
                 continue
-            info = event.get("event_info") or {}
-            tokens += int(info.get("token_count") or 0) if info.get("type") == "training" else 0
+            info = event.get("event_info")
+            info = info if isinstance(info, dict) else {}
+            if info.get("type") == "training":
+                tokens += int(core.read_number(info.get("token_count")) or 0)
             if info.get("type") != "checkpoint":
-                amounts.append(event.get("estimated_cost_usd"))
-        priced = [float(amount) for amount in amounts if isinstance(amount, int | float)]
+                amounts.append(core.read_number(event.get("estimated_cost_usd")))
+        priced = [amount for amount in amounts if amount is not None]
         return tokens, sum(priced) if amounts and len(priced) == len(amounts) else None, bool(amounts)
 
     def list_checkpoints(self) -> Iterator[dict[str, Any]]:
@@ -148,8 +155,9 @@ class TinkerClient:
         for page in range(MOST_PAGES):
             query = {"limit": str(PAGE), "offset": str(page * PAGE)}
             answer = self._send("GET", "/checkpoints", query=query, action="listing checkpoints", safe=True)
-            entries = [entry for entry in answer.get("checkpoints") or () if isinstance(entry, dict)]
-            yield from entries
+            listed = answer.get("checkpoints")
+            entries = listed if isinstance(listed, list) else []
+            yield from (entry for entry in entries if isinstance(entry, dict))
             if len(entries) < PAGE:
                 return
 

@@ -127,17 +127,19 @@ def _tinker(folder: Path) -> tuple[FakeVendor, Callable[[Any], Any], str, str]:
     from llmtune_tinker.worker.main import make_trainer
 
     class Inline(TinkerProvider):
-        """Its loop runs while the job is submitted, in this process; the SDK wants keys of Tinker's own form."""
+        """Its first loop runs while the job is submitted, in this process; the SDK wants keys of Tinker's own form."""
+
+        trained = False
 
         def submit(self, request: Request, key: Any) -> JobRef:
+            def train(folder: Any) -> bool:
+                self.trained = True
+                return work(folder, lambda: False, resume=False, make_trainer=make_trainer) == 0
+
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv(KEY_VARIABLE, f"tml-{os.environ[KEY_VARIABLE]}")
                 patch.setenv("TINKER_TELEMETRY", "0")
-                patch.setattr(
-                    supervisor,
-                    "keep_alive",
-                    lambda folder: work(folder, lambda: False, resume=False, make_trainer=make_trainer) == 0,
-                )
+                patch.setattr(supervisor, "keep_alive", (lambda folder: False) if self.trained else train)
                 return super().submit(request, key)
 
     def make(vendor: Any) -> Any:
