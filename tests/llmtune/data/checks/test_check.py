@@ -352,7 +352,7 @@ def test_keys_a_backend_does_not_get_are_one_finding_a_file(
 def test_what_a_backends_rows_cannot_hold_is_found_in_every_format_of_the_same_shape(rows_file: Any) -> None:
     """Rows are always written anew, so a file that looks like a backend's own is asked about as any other."""
     heard = rows_file([{"messages": [row("q", "a")["messages"][1], {"role": "user", "content": [{"type": "sound"}]}]}])
-    for provider in ("openai", "azure", "nebius", "tinker", "together", "vertex", "bedrock", "sagemaker", "cohere"):
+    for provider in ("openai", "azure", "nebius", "together", "vertex", "bedrock", "sagemaker", "cohere"):
         assert "lost-part" in check(heard, provider=provider, checks=("structure",)).counts, provider
     several = rows_file([{"text": f"q{at}", "label": ["a", "b"]} for at in range(5)])
     assert "lost-labels" not in check(several, provider="cohere", checks=("structure",)).counts
