@@ -198,8 +198,8 @@ class TinkerClient:
         query: Mapping[str, str] | None = None,
         safe: bool = False,
     ) -> dict[str, Any]:
-        headers = {"X-API-Key": self._credential()}
         with self._named(action):
+            headers = {"X-API-Key": self._credential()}
             answer = self._http.send(method, f"/api/v1{path}", body, query=query, headers=headers, safe=safe)
         if not isinstance(answer, dict):
             raise TransientError(f"{self.name}: {action}: an answer that cannot be read", raw=str(answer)[:200])
@@ -219,7 +219,7 @@ class TinkerClient:
             if time.monotonic() - self._token_time > TOKEN_SECONDS or not self._token:
                 answer = self._http.send("POST", "/api/v1/auth/token", {}, headers={"X-API-Key": key}, safe=True)
                 if not isinstance(answer, dict) or not isinstance(answer.get("jwt"), str):
-                    raise TransientError(f"{self.name}: the answer to the key could not be read", sent=False)
+                    raise TransientError("the answer to the key could not be read", sent=False)
                 self._token, self._token_time = answer["jwt"], time.monotonic()
             return self._token
         except TransientError as broken:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 import llmtune.provider as core
 from llmtune import config
-from llmtune.data.findings import Finding, error, info
+from llmtune.data.findings import Finding, error
 from llmtune.errors import InvalidJob, LlmtuneError, VendorError
 from llmtune_local.run_state.run_dir import now
 from llmtune_local.run_state.schema import FINAL
@@ -82,7 +82,11 @@ class TinkerProvider(core.BaseProvider):
         asked = (
             "asked before the run starts" if seen is None else f"read on {seen.day}, and again before the run starts"
         )
+        validated = (
+            "each pass over the validation rows is sent too; whether it is billed as training is not documented",
+        )
         return (
+            *(validated if receipt.data.rows.get("validation") else ()),
             "the loop runs in a process on this machine: the run advances while this machine is on, and continues from"
             " its last saved state otherwise",
             f"the service's models are {asked}",
@@ -134,10 +138,7 @@ class TinkerProvider(core.BaseProvider):
             nearest = seen.suggest(run.model)
             problem = f"the service does not train {run.model!r} today"
             return [error("model", problem, f"choose one that it does: {nearest}" if nearest else "check the id")]
-        if run.files.validation is None:
-            return []
-        problem = "each pass over the validation rows is sent too; whether it is billed as training is not documented"
-        return [info("validation", problem, "set eval_every to validate less often")]
+        return []
 
     def upload(self, file: core.EncodedFile) -> core.UploadRef:
         """Return the encoded file itself, named by its content: rows go out step by step, no file is uploaded."""
