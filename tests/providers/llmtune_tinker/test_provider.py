@@ -255,6 +255,19 @@ def test_a_run_whose_folder_is_elsewhere_says_so(tinker: TinkerProvider, tinker_
     assert tinker.poll(core.JobRef(id=ref.id), None).state is core.RunState.SUCCEEDED, "found by its session's id"
 
 
+@pytest.mark.slow
+def test_a_run_waits_for_a_bill_says_so_and_goes_on(
+    tinker: TinkerProvider, tinker_vendor: FakeTinker, make: Make
+) -> None:
+    request = make()
+    tinker_vendor.unpaid = 1
+    end = run_to_its_end(tinker, tinker.submit(request, run_key(new_run_id())))
+    assert end.state is core.RunState.SUCCEEDED, end.error
+    assert any("has paused the run for billing" in event.message for event in end.events)
+    assert end.model is not None
+    assert len(tinker_vendor.updates_of(end.model.id)) == 2
+
+
 def test_a_pause_for_billing_is_told(tinker: TinkerProvider, tinker_vendor: FakeTinker) -> None:
     import logging
 
