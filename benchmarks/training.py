@@ -73,7 +73,7 @@ def make_world(folder: Path, *, vocabulary: int, system: int, family: str, size:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast, Qwen3Config
 
-    from llmtune_local.batching.packing import epoch_order
+    from llmtune_local.batching.step_order import epoch_order
 
     words = ["<pad>", "<unk>", "<user>", "<system>", "<assistant>", "<end>"]
     words += [f"w{number}" for number in range(vocabulary - len(words))]

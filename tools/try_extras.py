@@ -30,6 +30,7 @@ BACKENDS = {
     "bedrock": ["bedrock"],
     "sagemaker": ["sagemaker"],
     "cohere": ["cohere"],
+    "tinker": ["tinker"],
     "together": ["together"],
 }
 #: Extras that bring torch (some gigabytes), need a GPU, or are tools for developers: only when they are named.

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llmtune.data.example import Example
     from llmtune.data.findings import Finding
     from llmtune.data.formats.base import Rendering, VendorRows
+    from llmtune.data.rendering.tokenize import OnTooLong
 
 #: Rows of each part that a plan renders, where the model is on this machine; a run renders all of them.
 MAX_RENDERED_ROWS = 500
@@ -27,11 +28,12 @@ def build_dataset_status(
     target: Target,
     *,
     max_tokens: int | None = None,
-    on_too_long: str = "error",
+    on_too_long: OnTooLong = "error",
+    prompt_loss_weight: float = 0.0,
 ) -> DatasetStatus:
     """Check the rows that would be sent (train and validation); nothing is written or sent.
 
-    `max_tokens` and `on_too_long` are the job's own, where the rows are rendered on this machine.
+    `max_tokens`, `on_too_long` and `prompt_loss_weight` are the job's own, where the rows are rendered on this machine.
     """
     from llmtune.data.checks.left_out import LeftOut
     from llmtune.data.checks.per_row import rename_turns
@@ -78,12 +80,13 @@ def build_dataset_status(
     warnings = changed + [finding for finding in findings if finding.severity == "warning"]
     infos = [finding for finding in findings if finding.severity == "info"]
     prompt_tokens, answer_tokens = _count_row_tokens(dataset, counted)
+    exact = _count_exactly(rendering, dataset, max_tokens, on_too_long, prompt_loss_weight)
     return DatasetStatus(
         source=dataset.source,
         sha256=dataset.sha256 or None,
         rows=dataset.counts,
-        tokens=counted["train"],
-        tokens_estimated=True,
+        tokens=counted["train"] if exact is None else exact,
+        tokens_estimated=exact is None,
         validation_tokens=counted["validation"] if limits.validation != "unused" else 0,
         prompt_tokens=prompt_tokens,
         answer_tokens=answer_tokens,
@@ -104,6 +107,20 @@ def count_dataset_tokens(dataset: Dataset, rules: VendorRows | None) -> dict[str
     if write_tools is None or not any(row.tools for rows in (dataset.train, dataset.validation) for row in rows):
         return dataset.estimated_tokens
     return count_parts(dataset.parts, Counter(write_tools=write_tools))
+
+
+def _count_exactly(
+    rendering: Rendering | None, dataset: Dataset, max_tokens: int | None, on_too_long: OnTooLong, prompt_weight: float
+) -> int | None:
+    """Return the training tokens as the backend itself would count them; None where that cannot be done here."""
+    from llmtune.errors import InvalidData
+
+    if rendering is None or rendering.count_tokens is None:
+        return None
+    try:
+        return rendering.count_tokens(dataset.train, max_tokens, on_too_long, prompt_weight)
+    except InvalidData:  # rows that would be refused, which the findings name
+        return None
 
 
 def _count_row_tokens(dataset: Dataset, counted: Mapping[str, int]) -> tuple[float, float]:

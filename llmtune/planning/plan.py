@@ -249,6 +249,7 @@ def get_dataset_status(
         target,
         max_tokens=job.hyperparameters.max_sequence_length,
         on_too_long=job.dataset.on_too_long,
+        prompt_loss_weight=job.hyperparameters.prompt_loss_weight or 0.0,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,17 @@ def job_ref(key: str, folder: RunDir) -> core.JobRef:
     return core.JobRef(id=key, data={"folder": str(folder.path.absolute())})
 
 
-def snapshot(folder: RunDir, status: Status | None, verdict: Verdict, since: core.Cursor | None) -> core.Snapshot:
-    """Return what is new in a folder since the cursor; status and verdict were read before, so nothing is missed."""
+def snapshot(
+    folder: RunDir,
+    status: Status | None,
+    verdict: Verdict,
+    since: core.Cursor | None,
+    find_model: Callable[[RunDir], core.ModelRef | None] | None = None,
+) -> core.Snapshot:
+    """Return what is new in a folder since the cursor; status and verdict were read before, so nothing is missed.
+
+    `find_model` returns the model of a run that has succeeded; None: `tuned_model`.
+    """
     cursor = since or {}
     metrics, metrics_at = folder.read_metrics(Cursor.model_validate(cursor.get("metrics", {})))
     events, events_at = folder.read_events(Cursor.model_validate(cursor.get("events", {})))
@@ -47,7 +57,7 @@ def snapshot(folder: RunDir, status: Status | None, verdict: Verdict, since: cor
         ),
         events=tuple(core.Event(**line.model_dump()) for line in noticed),
         samples=tuple(core.Sample(**line.model_dump()) for line in samples),
-        model=tuned_model(folder) if state is RunState.SUCCEEDED else None,
+        model=(find_model or tuned_model)(folder) if state is RunState.SUCCEEDED else None,
         error=verdict.error,
         warnings=(*verdict.warnings, *folder.damage.values()),
         resolved=_resolved(status),

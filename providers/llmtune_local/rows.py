@@ -13,6 +13,7 @@ from llmtune.errors import InvalidData, MissingExtra
 if TYPE_CHECKING:
     from llmtune.data.example import Example
     from llmtune.data.findings import Finding
+    from llmtune.data.rendering.tokenize import Renderer
 
 
 def open_rendering(model: str, options: Mapping[str, Any], offline: bool) -> Rendering | None:
@@ -47,20 +48,25 @@ def open_rendering(model: str, options: Mapping[str, Any], offline: bool) -> Ren
         limit = limits[method, max_length]
         if method == "classification":  # the text alone is read
             return check_length(tokenizer, example, limit)
-        try:
-            if example.preference is not None:
-                pair = renderer.render_pair(example)
-                rendered = [pair.preferred, pair.rejected]
-            else:
-                rendered = list(renderer.render(example))
-            for row in rendered:
-                if limit is not None:
-                    renderer.fit(row, limit, "error")
-        except InvalidData as refused:
-            return [finding.at(None, None) for finding in refused.findings]
-        return ()
+        return check_rendered(renderer, example, limit)
 
     return Rendering(tokenizer, problems, reasons=renderer.template.reasons and not provided)
+
+
+def check_rendered(renderer: Renderer, example: Example, limit: int | None) -> Iterable[Finding]:
+    """Return what the renderer refuses of a row: it has nothing to learn, or is longer than the limit in tokens."""
+    try:
+        if example.preference is not None:
+            pair = renderer.render_pair(example)
+            rendered = [pair.preferred, pair.rejected]
+        else:
+            rendered = list(renderer.render(example))
+        for row in rendered:
+            if limit is not None:
+                renderer.fit(row, limit, "error")
+    except InvalidData as refused:
+        return [finding.at(None, None) for finding in refused.findings]
+    return ()
 
 
 def check_length(tokenizer: Any, example: Example, limit: int | None) -> Iterable[Finding]:

@@ -24,6 +24,7 @@ MODELS = {
     "nebius": "meta-llama/Llama-3.3-70B-Instruct",
     "openai": "gpt-4.1-mini-2025-04-14",
     "sagemaker": "huggingface-reasoning-qwen3-8b",
+    "tinker": "Qwen/Qwen3-8B",
     "together": "Qwen/Qwen3-8B",
     "vertex": "gemini-2.5-flash",
 }
@@ -51,14 +52,20 @@ def served(name: str, *options: str) -> Iterator[list[str]]:
             process.communicate(timeout=20)
 
 
-def write_job(folder: Path, model: str) -> None:
+#: Options that a job needs where no network is at hand.
+OPTIONS = {"tinker": {"tokenizer": "tiny"}}
+
+
+def write_job(folder: Path, model: str, options: dict[str, object] | None = None) -> None:
     rows = [
         {"messages": [{"role": "user", "content": f"question {n}"}, {"role": "assistant", "content": f"team {n % 3}"}]}
         for n in range(60)
     ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (folder / "job.yaml").write_text(
-        f'name: pasted\ndataset: rows.jsonl\nmodel: "{model}"\nhyperparameters: {{epochs: 1}}\n', encoding="utf-8"
+        f'name: pasted\ndataset: rows.jsonl\nmodel: "{model}"\nhyperparameters: {{epochs: 1}}\n'
+        f"provider_options: {json.dumps(options or {})}\n",
+        encoding="utf-8",
     )
 
 
@@ -78,7 +85,7 @@ def test_each_fake_has_a_model_here() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_what_is_printed_works_when_it_is_pasted(name: str, tmp_path: Path) -> None:
-    write_job(tmp_path, MODELS[name])
+    write_job(tmp_path, MODELS[name], {key: OPTIONS[key] for key in (name,) if key in OPTIONS})
     llmtune = f"{sys.executable} -m llmtune"
     with served(name) as lines:
         assert lines

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from llmtune.data.example import Example, OtherPart
 from llmtune.data.findings import Finding, error
@@ -142,6 +142,10 @@ class TokenLimit(NamedTuple):
     per: str = "row"
 
 
+#: What becomes of a row that is longer than the limit.
+TooLong = Literal["error", "truncate", "drop"]
+
+
 @dataclass(frozen=True)
 class Rendering:
     """How a backend on this machine renders rows.
@@ -154,6 +158,11 @@ class Rendering:
     tokenizer: Any
     problems: Callable[[Example, str, int | None], Iterable[Finding]]
     reasons: bool = False
+    count_tokens: Callable[[Iterable[Example], int | None, Literal["error", "truncate", "drop"], float], int] | None = (
+        None
+    )
+    """Returns exactly how many tokens one epoch over rows sends to a service that bills them, by the job's limit on a
+    row's tokens, what becomes of longer rows, and the loss weight of prompts. None: the tokens are estimated."""
 
 
 @dataclass(frozen=True)

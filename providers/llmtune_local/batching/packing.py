@@ -9,10 +9,7 @@ sum of weights over the whole step divides the loss.
 
 from __future__ import annotations
 
-import functools
 import itertools
-import random
-from array import array
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -93,14 +90,6 @@ class Step:
     completion_tokens: int
 
 
-@functools.lru_cache(maxsize=2)
-def epoch_order(rows: int, seed: int, epoch: int) -> array[int]:
-    """Return the permutation of an epoch (counted from 0): four bytes a row."""
-    indices = array("I", range(rows))
-    random.Random(f"{seed}/{epoch}").shuffle(indices)
-    return indices
-
-
 class BatchesInParts:
     """Micro-batches of many rows that are made part by part, each time they are iterated over, and not held."""
 
@@ -115,17 +104,6 @@ class BatchesInParts:
     def __iter__(self) -> Iterator[MicroBatch]:
         for start in range(0, len(self._rows), self._size):
             yield from self._make([piece for row in self._rows[start : start + self._size] for piece in row])
-
-
-def steps_per_epoch(rows: int, batch_size: int) -> int:
-    """Return the number of steps; the last one of an epoch may have fewer rows."""
-    return -(-rows // batch_size)
-
-
-def rows_of_step(rows: int, batch_size: int, seed: int, step: int) -> tuple[int, ...]:
-    """Return the rows of a step (counted from 0) of a run."""
-    epoch, within = divmod(step, steps_per_epoch(rows, batch_size))
-    return tuple(epoch_order(rows, seed, epoch)[within * batch_size : (within + 1) * batch_size])
 
 
 def make_step(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -19,6 +21,20 @@ class ProcessId(NamedTuple):
     started: str
     host: str
 
+
+@dataclass(frozen=True)
+class WorkerProgram:
+    """The program that works on a run folder."""
+
+    module: str
+    """What `python -m` runs, with the folder and perhaps `--resume` as its arguments."""
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables that it gets besides: those that `child_environment` holds back from programs that need none."""
+
+
+#: The worker that trains on this machine.
+TRAINER = WorkerProgram("llmtune_local.worker")
 
 #: Names the workers that were started, a line each, from the moment they were started.
 LAUNCHED = "launched"

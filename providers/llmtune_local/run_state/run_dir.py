@@ -32,7 +32,7 @@ from pydantic import BaseModel, ValidationError
 from llmtune._safety.private_files import make_private_folder, open_private
 from llmtune.errors import InvalidJob
 from llmtune_local.run_state.damage import DamagedFile, artefact_fault, checkpoint_fault, describe
-from llmtune_local.run_state.process import FolderLock, alive
+from llmtune_local.run_state.process import TRAINER, FolderLock, WorkerProgram, alive
 from llmtune_local.run_state.schema import Cursor, EventLine, MetricLine, Result, RunRequest, SampleLine, Status
 
 _Record = TypeVar("_Record", bound=BaseModel)
@@ -49,6 +49,12 @@ class RunDir:
 
     What a crash has damaged is left out or read from other files; `damage` then names it, one sentence per file.
     """
+
+    program: WorkerProgram = TRAINER
+    """What works in the folder."""
+
+    request_type: type[RunRequest] = RunRequest
+    """What `request.json` holds."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -82,7 +88,7 @@ class RunDir:
         """
         path = self.path / "request.json"
         try:
-            return RunRequest.model_validate_json(path.read_bytes())
+            return self.request_type.model_validate_json(path.read_bytes())
         except OSError:
             raise DamagedFile(describe(path)) from None
         except ValidationError as error:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune_local.models.loading import artefact_bytes, save_artefact
 from llmtune_local.run_state.damage import DiskFull, is_full
+from llmtune_local.training.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,35 +24,6 @@ if TYPE_CHECKING:
     import torch
 
     from llmtune_local.run_state.run_dir import RunDir
-
-
-@dataclass(slots=True)
-class Progress:
-    """The counters that continue after a resume."""
-
-    step: int = 0
-    tokens: int = 0
-    trained_tokens: int = 0
-    seconds: float = 0.0
-    training_seconds: float = 0.0
-    fit_seconds: float = 0.0
-    """Of steps, validations and checkpoints together, by which `max_time` counts."""
-
-    sample_seconds: float = 0.0
-    """Of the answers while training."""
-
-    base_loss: float | None = None
-    validation_loss: float | None = None
-    validation_accuracy: float | None = None
-    best_step: int = 0
-    best_loss: float | None = None
-    best_accuracy: float | None = None
-    """The accuracy of the best step."""
-
-    highest_accuracy: float | None = None
-    without_improvement: int = 0
-    stopped_early: bool = False
-    out_of_time: bool = False
 
 
 def save(

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llmtune.data.rendering.tokenize import Renderer
-from llmtune.errors import InvalidData, InvalidJob, LlmtuneError
-from llmtune_local.batching import packing
+from llmtune.errors import InvalidData, InvalidJob
+from llmtune_local.batching import packing, step_order
 from llmtune_local.batching.packing import Step
 from llmtune_local.batching.sizes import token_budget
 from llmtune_local.batching.token_rows import TokenRow, TokenRows, read_rows
@@ -39,9 +39,9 @@ from llmtune_local.models.targets import zero_tensors
 from llmtune_local.run_state.damage import DiskFull, is_full
 from llmtune_local.run_state.schema import EarlyStopping, Result
 from llmtune_local.training import checkpoints, distributed, lr_schedule, replay
-from llmtune_local.training.checkpoints import Progress
 from llmtune_local.training.distributed import ALONE, WorkerGroupLost
 from llmtune_local.training.optimizer import make_optimizer, set_rates
+from llmtune_local.training.progress import Diverged, Progress, Stopped
 from llmtune_local.training.replay import Replay
 from llmtune_local.training.sample_answers import ROWS, SHARE, SampleAnswers
 from llmtune_local.training.time_left import Ahead, TimeLeft
@@ -70,14 +70,6 @@ DISK_RETRY_SECONDS = 5.0
 #: The clock and the pause of that wait, for tests that let no time pass.
 clock = time.monotonic
 pause = time.sleep
-
-
-class Diverged(LlmtuneError):
-    """The loss or its gradient is no longer a number."""
-
-
-class Stopped(Exception):
-    """The worker was asked to stop; a checkpoint has been written."""
 
 
 class Trainer:
@@ -183,7 +175,7 @@ class Trainer:
                 "early stopping needs validation rows, and there are none",
                 where="hyperparameters.early_stopping_patience",
             )
-        self.per_epoch = packing.steps_per_epoch(len(self.train), recipe.batch_size)
+        self.per_epoch = step_order.steps_per_epoch(len(self.train), recipe.batch_size)
         self.total = min(recipe.max_steps or sys.maxsize, recipe.epochs * self.per_epoch)
         self.warmup = lr_schedule.warmup_steps(self.total, recipe.warmup_ratio, recipe.warmup_steps)
         self._plan_validation()
@@ -413,7 +405,7 @@ class Trainer:
 
     def _compute_gradient(self, number: int) -> tuple[Step, dict[str, float]]:
         """Compute the gradient of one step and its points, with smaller micro-batches where memory does not suffice."""
-        indices = packing.rows_of_step(len(self.train), self.recipe.batch_size, self.request.seed, number)
+        indices = step_order.rows_of_step(len(self.train), self.recipe.batch_size, self.request.seed, number)
         while True:
             step = self._make_step(indices, number)
             problem: RuntimeError | None = None
@@ -611,30 +603,23 @@ class Trainer:
         return values.get("validation/token_accuracy")
 
     def _check_early_stopping(self, loss: float, accuracy: float | None, patience: int) -> None:
-        """Keep the weights of the best loss; stop after `patience` evaluations without improvement.
-
-        Where the job leaves `eval_every` open, a new highest accuracy is an improvement too: with labels the loss is
-        over a few tokens a row and rises with a model's confidence while it still learns. The best loss decides
-        which step is kept, whatever the accuracy.
-        """
-        progress = self.progress
-        rises = False
-        if accuracy is not None:
-            highest = progress.highest_accuracy if progress.highest_accuracy is not None else -1.0
-            rises = self.recipe.eval_every is None and accuracy > highest
-            progress.highest_accuracy = max(accuracy, highest)
-        if progress.best_loss is None or loss < progress.best_loss - self.recipe.early_stopping_threshold:
-            progress.best_loss, progress.best_accuracy = loss, progress.validation_accuracy
-            progress.best_step, progress.without_improvement = progress.step, 0
+        """Keep the weights of the best loss; stop after `patience` evaluations without improvement."""
+        recipe, progress = self.recipe, self.progress
+        is_best = progress.record_validation(
+            loss,
+            accuracy,
+            threshold=recipe.early_stopping_threshold,
+            patience=patience,
+            any_rise=recipe.eval_every is None,
+            total=self.total,
+        )
+        if is_best:
             self._best = checkpoints.trained_weights(self.model)
             try:
                 self._write_best()
             except DiskFull as problem:
                 self.status_writer.event(f"the best step's weights are kept in memory for now: {problem}", "warning")
-            return
-        progress.without_improvement = 0 if rises else progress.without_improvement + 1
-        if progress.without_improvement >= patience and progress.step < self.total:
-            progress.stopped_early = True
+        elif progress.stopped_early:
             self.status_writer.update(eta_seconds=self._seconds_to_finish())
 
     def _report_stop(self) -> None:

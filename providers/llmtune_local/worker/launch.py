@@ -13,12 +13,18 @@ from typing import Any
 from llmtune._safety.operating_system import detached_process_options
 from llmtune._safety.private_files import open_private
 from llmtune_local.libraries import usable_cores
-from llmtune_local.run_state.process import LAUNCHED, ProcessId, start_time
+from llmtune_local.run_state.process import LAUNCHED, TRAINER, ProcessId, WorkerProgram, start_time
 from llmtune_local.worker.child_process import PRIVATE, PYTHON, child_environment
 from llmtune_local.worker.fork_server import ForkFailed, ForkServer
 
 
-def launch(run_dir: Path, *, resume: bool = False, fork_server: ForkServer | None = None) -> ProcessId:
+def launch(
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    fork_server: ForkServer | None = None,
+    program: WorkerProgram = TRAINER,
+) -> ProcessId:
     """Start a worker for the folder that survives this process, its terminal and its signals; return its process.
 
     A single worker is forked by `fork_server`, if there is one, which has everything loaded.
@@ -31,7 +37,7 @@ def launch(run_dir: Path, *, resume: bool = False, fork_server: ForkServer | Non
         with contextlib.suppress(ForkFailed):
             pid = fork_server.fork(run_dir, resume=resume)
     if pid is None:
-        pid = _spawn(run_dir, launcher, processes, resume)
+        pid = _spawn(run_dir, launcher, processes, resume, program)
     worker = ProcessId(pid, start_time(pid) or "unknown", socket.gethostname())
     # A worker needs seconds before it takes the folder's lock and writes its status; until then this announces it.
     with open_private(run_dir / LAUNCHED, "ab") as launched:
@@ -48,10 +54,10 @@ def _read_options(run_dir: Path) -> dict[str, Any]:
     return options if isinstance(options, dict) else {}
 
 
-def _spawn(run_dir: Path, launcher: str, processes: int, resume: bool) -> int:
+def _spawn(run_dir: Path, launcher: str, processes: int, resume: bool, program: WorkerProgram) -> int:
     """Start the launcher's process in a session of its own, with its output in worker.log; return its id."""
-    environment = child_environment()
-    worker = ["llmtune_local.worker", str(run_dir), *(["--resume"] if resume else [])]
+    environment = child_environment() | dict(program.environment)
+    worker = [program.module, str(run_dir), *(["--resume"] if resume else [])]
     match launcher:
         case "ray":
             arguments = ["llmtune_local.worker.ray_launcher", str(run_dir)]

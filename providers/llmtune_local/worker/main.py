@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llmtune.errors import DeviceUnavailable, InvalidData, InvalidJob, LlmtuneError
 from llmtune_local.libraries import idle, prepare_libraries
@@ -22,9 +22,14 @@ from llmtune_local.run_state.run_dir import RunDir
 from llmtune_local.run_state.schema import FINAL
 from llmtune_local.run_state.status_writer import NullStatusWriter, StatusWriter
 from llmtune_local.training.distributed import WorkerGroupLost, end_with_parent
+from llmtune_local.training.progress import Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from llmtune_local.run_state.schema import RunRequest
+
+    MakeTrainer = Callable[[RunDir, RunRequest, StatusWriter, Callable[[], bool]], "WorkerTrainer"]
 
 
 logger = logging.getLogger("llmtune")
@@ -32,7 +37,33 @@ logger = logging.getLogger("llmtune")
 SUCCEEDED, FAILED, NOT_STARTED = 0, 1, 2
 
 
-class _Signals:
+class TrainingFigures(Protocol):
+    """What a finished run reports."""
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps done."""
+        ...
+
+    @property
+    def train_loss(self) -> float:
+        """The mean over the steps of the last epoch, in nats per token."""
+        ...
+
+
+class WorkerTrainer(Protocol):
+    """What trains one run: it raises `Stopped` where it was asked to stop and has saved its state."""
+
+    def run(self, *, resume: bool = False) -> TrainingFigures | None:
+        """Train to the end; None in a process that does not lead its group."""
+        ...
+
+    def cleanup(self) -> None:
+        """Remove what only an unfinished run needs."""
+        ...
+
+
+class StopSignals:
     """Handlers of SIGTERM and Ctrl-C: the run ends after its current step, with a checkpoint. SIGHUP is ignored."""
 
     def __init__(self) -> None:
@@ -55,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
     folder = RunDir(options.run_dir)
-    signals = _Signals()
+    signals = StopSignals()
     if not (folder.path / "request.json").is_file():
         logger.error("%s holds no request.json", folder.path)
         return NOT_STARTED
@@ -75,7 +106,6 @@ def join_training(folder: RunDir, stop: Callable[[], bool], *, resume: bool) -> 
         return work(folder, stop, resume=resume)
     _prepare_training_libraries()
     from llmtune_local.training.registry import trainer_for
-    from llmtune_local.training.trainer import Stopped
 
     request = folder.read_request()
     silent: Any = NullStatusWriter()
@@ -85,11 +115,22 @@ def join_training(folder: RunDir, stop: Callable[[], bool], *, resume: bool) -> 
     return SUCCEEDED
 
 
-def work(folder: RunDir, stop: Callable[[], bool], *, resume: bool) -> int:
+def make_local_trainer(
+    folder: RunDir, request: RunRequest, journal: StatusWriter, stop: Callable[[], bool]
+) -> WorkerTrainer:
+    """Return the trainer of the request's method, which trains on this machine."""
+    from llmtune_local.training.registry import trainer_for
+
+    return trainer_for(request)(folder, request, journal, stop)
+
+
+def work(
+    folder: RunDir, stop: Callable[[], bool], *, resume: bool, make_trainer: MakeTrainer = make_local_trainer
+) -> int:
     """Train as the folder's worker, and write its status; return the exit status."""
     try:
         with FolderLock(folder.lock):
-            return _train_locked(folder, stop, resume=resume)
+            return _train_locked(folder, stop, make_trainer, resume=resume)
     except FolderBusy as busy:
         logger.error("%s", busy)
         return NOT_STARTED
@@ -107,7 +148,7 @@ def _prepare_training_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 
-def _train_locked(folder: RunDir, stop: Callable[[], bool], *, resume: bool) -> int:
+def _train_locked(folder: RunDir, stop: Callable[[], bool], make_trainer: MakeTrainer, *, resume: bool) -> int:
     before = folder.read_status()
     if before is not None and before.state == "succeeded":
         logger.info("%s: this run has succeeded already", folder.path)
@@ -124,10 +165,7 @@ def _train_locked(folder: RunDir, stop: Callable[[], bool], *, resume: bool) -> 
             if folder.cancelling:
                 return _report_cancelled(folder, journal)
             request = folder.read_request()
-            from llmtune_local.training.registry import trainer_for
-            from llmtune_local.training.trainer import Stopped
-
-            trainer = trainer_for(request)(folder, request, journal, stop)
+            trainer = make_trainer(folder, request, journal, stop)
             try:
                 result = trainer.run(resume=resume)
             except Stopped:

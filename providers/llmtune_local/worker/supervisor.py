@@ -97,7 +97,7 @@ def keep_alive(folder: RunDir, fork_server: ForkServer | None = None) -> bool:
     status = folder.read_status()
     if (status is not None and status.state in FINAL) or _worker_runs(folder) is not False:
         return False
-    launch(folder.path, resume=folder.last_attempt() > 0, fork_server=fork_server)
+    launch(folder.path, resume=folder.last_attempt() > 0, fork_server=fork_server, program=folder.program)
     return True
 
 
@@ -122,7 +122,7 @@ def restart(folder: RunDir, request: RunRequest, fork_server: ForkServer | None 
         lost = dict.fromkeys(("pid", "started", "error", "error_code", "message", "waiting_for", "eta_seconds"))
         (folder.path / "result.json").unlink(missing_ok=True)
         folder.write_status((status or Status()).model_copy(update=changes | lost))
-    launch(folder.path, resume=True, fork_server=fork_server)
+    launch(folder.path, resume=True, fork_server=fork_server, program=folder.program)
     return where
 
 

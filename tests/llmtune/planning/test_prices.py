@@ -15,7 +15,7 @@ from llmtune.planning.prices import count_unknown, list_prices
 from llmtune.provider.limits import PRICE_UNITS
 
 DAY = date(2026, 12, 1)
-HOSTED = ("azure", "bedrock", "cohere", "nebius", "openai", "sagemaker", "together", "vertex")
+HOSTED = ("azure", "bedrock", "cohere", "nebius", "openai", "sagemaker", "tinker", "together", "vertex")
 
 
 def test_every_price_and_every_unknown_one_has_a_page_and_a_day() -> None:

@@ -40,6 +40,7 @@ MODELS = {
     "bedrock": "amazon.nova-lite-v1:0",
     "sagemaker": "huggingface-reasoning-qwen3-8b",
     "together": "meta-llama/Meta-Llama-3.1-8B-Instruct-Reference",
+    "tinker": "Qwen/Qwen3-8B",
     "nebius": "meta-llama/Llama-3.1-8B-Instruct",
     "local": "tiny",
     "fake": "m-1",

@@ -239,7 +239,7 @@ def test_leakage_between_two_files_of_one_repository() -> None:
 
 
 @pytest.mark.parametrize(
-    "provider", ["openai", "azure", "vertex", "bedrock", "sagemaker", "cohere", "together", "nebius"]
+    "provider", ["openai", "azure", "vertex", "bedrock", "sagemaker", "cohere", "tinker", "together", "nebius"]
 )
 def test_every_provider_has_rows_and_rules(provider: str) -> None:
     rows = vendors()[provider]

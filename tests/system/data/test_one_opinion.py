@@ -38,6 +38,7 @@ MODELS: dict[str, tuple[str, ...]] = {
         "meta.llama3-3-70b-instruct-v1:0:128k",
     ),
     "cohere": ("command-r-08-2024",),
+    "tinker": ("Qwen/Qwen3-8B",),
     "local": ("tiny",),
 }
 TARGETS = [(kind, model, method) for kind in MODELS for model in MODELS[kind] for method in ("sft", "dpo")]

@@ -13,7 +13,7 @@ from llmtune.data.formats.base import FileFacts, VendorRows
 from llmtune.data.formats.registry import get_format, get_writer, vendor, vendors
 from llmtune.errors import LlmtuneError, UnknownName
 
-PROVIDERS = ("azure", "bedrock", "cohere", "nebius", "openai", "sagemaker", "together", "vertex")
+PROVIDERS = ("azure", "bedrock", "cohere", "nebius", "openai", "sagemaker", "tinker", "together", "vertex")
 
 
 def test_every_vendor_registers() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -117,6 +118,37 @@ def _sagemaker(folder: Path) -> tuple[FakeVendor, Callable[[Any], Any], str, str
     return FakeSageMaker(), provider_at, QWEN, "sft"
 
 
+def _tinker(folder: Path) -> tuple[FakeVendor, Callable[[Any], Any], str, str]:
+    from llmtune_local.worker import supervisor
+    from llmtune_local.worker.main import work
+    from llmtune_tinker import TinkerProvider
+    from llmtune_tinker.fake.service import FakeTinker
+    from llmtune_tinker.settings import TinkerSettings
+    from llmtune_tinker.worker.main import make_trainer
+
+    class Inline(TinkerProvider):
+        """Its first loop runs while the job is submitted, in this process; the SDK wants keys of Tinker's own form."""
+
+        trained = False
+
+        def submit(self, request: Request, key: Any) -> JobRef:
+            def train(folder: Any) -> bool:
+                self.trained = True
+                return work(folder, lambda: False, resume=False, make_trainer=make_trainer) == 0
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv(KEY_VARIABLE, f"tml-{os.environ[KEY_VARIABLE]}")
+                patch.setenv("TINKER_TELEMETRY", "0")
+                patch.setattr(supervisor, "keep_alive", (lambda folder: False) if self.trained else train)
+                return super().submit(request, key)
+
+    def make(vendor: Any) -> Any:
+        values = {"base_url": vendor.url, "timeout": 5, "api_key_env": KEY_VARIABLE}
+        return Inline("tinker", TinkerSettings.model_validate(values))
+
+    return FakeTinker(), make, "Qwen/Qwen3-8B", "sft"
+
+
 def _together(folder: Path) -> tuple[FakeVendor, Callable[[Any], Any], str, str]:
     from llmtune_together import TogetherProvider
     from llmtune_together.fake.service import FakeTogether
@@ -169,6 +201,9 @@ def _fake(folder: Path) -> tuple[FakeVendor, Callable[[Any], Any], str, str]:
     return Fake(), make, "m-1", "sft"
 
 
+#: Options that a job needs where no network is at hand.
+OPTIONS = {"tinker": {"tokenizer": "tiny"}}
+
 WORLDS = {
     "openai": _openai,
     "azure": _azure,
@@ -176,6 +211,7 @@ WORLDS = {
     "vertex": _vertex,
     "bedrock": _bedrock,
     "sagemaker": _sagemaker,
+    "tinker": _tinker,
     "together": _together,
     "cohere": _cohere,
     "cohere, self-hosted": _self_hosted,
@@ -218,6 +254,7 @@ def _with_a_job(provider: Provider, vendor: FakeVendor, model: str, method: str,
             "model": {provider.name: model},
             "method": method,
             "hyperparameters": Hyperparameters(epochs=2),
+            "provider_options": {name: options for name, options in OPTIONS.items() if name == provider.name},
         }
     )
     dataset = read_dataset(job)

@@ -164,7 +164,7 @@ def ask_litgpt(python: str, folder: Path, settings: dict[str, Any]) -> dict[str,
 
 def compare(python: str, folder: Path, *, mask_prompt: bool, prompt_style: str) -> None:
     """Tune with LitGPT and with the job that its configuration becomes; compare tokens, masks and losses."""
-    from llmtune_local.batching.packing import rows_of_step
+    from llmtune_local.batching.step_order import rows_of_step
     from llmtune_local.models.hub import locate
     from llmtune_local.run_state.run_dir import RunDir
     from llmtune_local.run_state.schema import RunRequest

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmtune_local.batching import loss, packing, sizes
+from llmtune_local.batching import loss, sizes, step_order
 from llmtune_local.batching.packing import MicroBatch, make_step
 from llmtune_local.batching.token_rows import TokenRow
 from llmtune_local.kernels import packed_attention
@@ -393,20 +393,20 @@ def test_chunks_never_change_the_loss(chunk: int, smoothing: float, monkeypatch:
 
 def test_an_epoch_takes_every_row_once_and_a_step_is_known_by_its_number() -> None:
     rows, batch_size, seed = 23, 4, 7
-    per_epoch = packing.steps_per_epoch(rows, batch_size)
+    per_epoch = step_order.steps_per_epoch(rows, batch_size)
     assert per_epoch == 6
     epochs = [
         [
             row
             for within in range(per_epoch)
-            for row in packing.rows_of_step(rows, batch_size, seed, e * per_epoch + within)
+            for row in step_order.rows_of_step(rows, batch_size, seed, e * per_epoch + within)
         ]
         for e in range(3)
     ]
     assert all(sorted(epoch) == list(range(rows)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
-    assert packing.epoch_order(rows, seed, 0) != packing.epoch_order(rows, seed + 1, 0)
-    assert len(packing.rows_of_step(rows, batch_size, seed, per_epoch - 1)) == 3
+    assert step_order.epoch_order(rows, seed, 0) != step_order.epoch_order(rows, seed + 1, 0)
+    assert len(step_order.rows_of_step(rows, batch_size, seed, per_epoch - 1)) == 3
 
 
 def test_budget_bounds_the_micro_batches() -> None:

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from llmtune.data.io.reading import load
 from llmtune.data.rendering.prepared import prepared_home
 from llmtune_local.batching import token_rows as local_rows
-from llmtune_local.batching.packing import BatchesInParts, epoch_order, make_step, rows_of_step
+from llmtune_local.batching.packing import BatchesInParts, make_step
+from llmtune_local.batching.step_order import epoch_order, rows_of_step
 from llmtune_local.batching.token_rows import MappedRows, TokenRow, TokenRows, read_rows, tokenise
 from llmtune_local.models.loading import load_tokenizer
 

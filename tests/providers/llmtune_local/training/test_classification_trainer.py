@@ -15,11 +15,11 @@ from sklearn.metrics import accuracy_score, f1_score, fbeta_score, precision_rec
 from torch.nn import functional
 
 from llmtune.errors import InvalidData, InvalidJob
-from llmtune_local.batching import packing
+from llmtune_local.batching import step_order
 from llmtune_local.run_state.run_dir import RunDir
 from llmtune_local.run_state.status_writer import StatusWriter
 from llmtune_local.training.classification_trainer import ClassificationTrainer
-from llmtune_local.training.trainer import Stopped
+from llmtune_local.training.progress import Stopped
 
 WORDS = {
     "storage": ["bucket", "file", "object", "volume"],
@@ -100,7 +100,7 @@ def test_the_loss_and_its_gradient_are_plain_cross_entropy(label: Callable[..., 
         trainer = label({"options": {"device": "cpu", "num_threads": 1, "token_budget": 64}}, max_steps=1, **how)
         _, values = trainer._compute_gradient(0)
         gradients = [parameter.grad.clone() for parameter in trainer.trained]
-        rows = [trainer.train.rows[index][0] for index in packing.rows_of_step(64, 16, 0, 0)]
+        rows = [trainer.train.rows[index][0] for index in step_order.rows_of_step(64, 16, 0, 0)]
         loss: Any = torch.stack(
             [
                 functional.cross_entropy(

@@ -13,12 +13,12 @@ import torch
 from torch.nn import functional
 
 from llmtune.errors import InvalidData, NotTranslatable
-from llmtune_local.batching import packing
+from llmtune_local.batching import step_order
 from llmtune_local.run_state.run_dir import RunDir
 from llmtune_local.run_state.status_writer import StatusWriter
 from llmtune_local.training import lr_schedule
 from llmtune_local.training.dpo_trainer import PreferenceTrainer, make_pair_step, pair_log_likelihoods, pair_losses
-from llmtune_local.training.trainer import Stopped
+from llmtune_local.training.progress import Stopped
 
 
 def write_pairs(path: Path, count: int, seed: int = 0, long: bool = False) -> str:
@@ -98,7 +98,7 @@ def test_loss_and_gradient_are_those_of_a_plain_implementation(
     awake(trainer)
     step, values = trainer._compute_gradient(0)
     gradients = [parameter.grad.clone() for parameter in trainer.trained]
-    indices = packing.rows_of_step(24, 8, 0, 0)
+    indices = step_order.rows_of_step(24, 8, 0, 0)
     trainer.optimizer.zero_grad(set_to_none=True)
     with trainer.network.unpacked():
         loss = plain_loss(
@@ -124,7 +124,7 @@ def test_a_whole_run_has_the_losses_of_a_plain_loop(prefer: Callable[..., Prefer
         for group in optimizer.param_groups:
             group["weight_decay"] = 0.0
         for number in range(6):
-            loss = plain_loss(model, [rows[index] for index in packing.rows_of_step(24, 8, 0, number)], 0.1, 0.0)
+            loss = plain_loss(model, [rows[index] for index in step_order.rows_of_step(24, 8, 0, number)], 0.1, 0.0)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -18,9 +18,10 @@ from llmtune_local.batching.token_rows import TokenRow
 from llmtune_local.run_state.run_dir import RunDir
 from llmtune_local.run_state.status_writer import StatusWriter
 from llmtune_local.training import replay
+from llmtune_local.training.progress import Stopped
 from llmtune_local.training.registry import trainer_for
 from llmtune_local.training.replay import Replay
-from llmtune_local.training.trainer import Stopped, Trainer
+from llmtune_local.training.trainer import Trainer
 
 Train = Callable[..., Trainer]
 

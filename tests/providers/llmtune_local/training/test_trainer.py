@@ -22,9 +22,10 @@ from llmtune_local.run_state.status_writer import StatusWriter
 from llmtune_local.training import checkpoints, lr_schedule
 from llmtune_local.training import trainer as loop
 from llmtune_local.training.checkpoints import trained_weights
+from llmtune_local.training.progress import Diverged, Stopped
 from llmtune_local.training.registry import trainer_for
 from llmtune_local.training.time_left import EVALUATION_START
-from llmtune_local.training.trainer import Diverged, Stopped, Trainer
+from llmtune_local.training.trainer import Trainer
 
 Train = Callable[..., Trainer]
 
@@ -693,7 +694,7 @@ def plain_loop(trainer: Trainer, base: Path) -> tuple[dict[int, float], dict[str
     import peft
     from transformers import AutoModelForCausalLM
 
-    from llmtune_local.batching import packing
+    from llmtune_local.batching import step_order
 
     request, recipe = trainer.request, trainer.recipe
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -708,7 +709,7 @@ def plain_loop(trainer: Trainer, base: Path) -> tuple[dict[int, float], dict[str
     optimizer = torch.optim.AdamW(trained.values(), lr=recipe.learning_rate, eps=recipe.adam_epsilon, weight_decay=0.0)
     losses = {}
     for number in range(trainer.total):
-        chosen = packing.rows_of_step(len(trainer.train), recipe.batch_size, request.seed, number)
+        chosen = step_order.rows_of_step(len(trainer.train), recipe.batch_size, request.seed, number)
         rows = [piece for index in chosen for piece in trainer.train.rows[index]]
         count = sum(int(row.completion[1:].sum()) for row in rows)
         losses[number + 1] = 0.0

@@ -41,7 +41,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Started]:
     """Record the workers that would be started; none is."""
     workers: list[Started] = []
 
-    def launch(run_dir: Path, *, resume: bool = False, fork_server: object = None) -> ProcessId:
+    def launch(run_dir: Path, *, resume: bool = False, fork_server: object = None, program: object) -> ProcessId:
         workers.append(Started(resume))
         return ProcessId(1, "never", "nowhere")
 

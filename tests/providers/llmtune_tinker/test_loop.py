@@ -1,0 +1,37 @@
+"""Steps have numbers: each gets its gradient once, then its update once."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmtune_tinker.loop import LoopLimits, StepCounter, StepOutOfOrder, describe_capabilities
+
+
+def test_a_step_gets_its_gradient_then_its_update() -> None:
+    counter = StepCounter(applied=4)
+    counter.start_gradient(5)
+    counter.start_update(5)
+    assert counter.applied == 5
+
+
+@pytest.mark.parametrize("step", [3, 4, 6])
+def test_a_gradient_of_another_step_is_refused(step: int) -> None:
+    with pytest.raises(StepOutOfOrder, match=f"the gradient of step {step} cannot follow step 4"):
+        StepCounter(applied=4).start_gradient(step)
+
+
+def test_a_second_gradient_or_update_of_a_step_is_refused() -> None:
+    counter = StepCounter()
+    with pytest.raises(StepOutOfOrder, match="the update of step 1 cannot follow step 0"):
+        counter.start_update(1)
+    counter.start_gradient(1)
+    with pytest.raises(StepOutOfOrder, match="cannot follow the gradient of step 1"):
+        counter.start_gradient(1)
+    counter.start_update(1)
+    with pytest.raises(StepOutOfOrder):
+        counter.start_update(1)
+
+
+def test_what_a_loop_can_do_is_told_as_plain_values() -> None:
+    limits = LoopLimits(losses=frozenset({"ppo", "cross_entropy"}))
+    assert describe_capabilities(limits) == {"losses": ["cross_entropy", "ppo"], "max_row_tokens": None}
