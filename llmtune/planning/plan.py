@@ -17,6 +17,7 @@ from llmtune.planning.job_cost import estimate_cost
 from llmtune.planning.panel import plan_panel
 from llmtune.provider.abilities import (
     SuggestsAdapter,
+    SupportsCostEstimate,
     SupportsDeploymentCheck,
     SupportsMemoryEstimate,
     SupportsPlanNotes,
@@ -101,6 +102,8 @@ def plan(
     if isinstance(backend, SupportsTimeEstimate) and not isinstance(dataset, InvalidData):
         duration = backend.estimate_duration(receipt, lambda device: recall_speed(target, device))
         receipt = receipt.model_copy(update={"duration": duration})
+    if isinstance(backend, SupportsCostEstimate):
+        receipt = receipt.model_copy(update={"cost": backend.estimate_cost(receipt)})
     if isinstance(backend, SupportsPlanNotes):
         receipt = receipt.model_copy(update={"warnings": (*receipt.warnings, *backend.plan_notes(receipt))})
     if needs_deployment(job, capabilities, status) and not isinstance(backend, SupportsDeploymentCheck):
