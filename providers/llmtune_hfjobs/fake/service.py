@@ -158,7 +158,10 @@ class FakeHfJobs(FakeVendor):
 
     @route("GET", "/api/jobs/{namespace}/{job}", role="poll")
     def get_job(self, call: Call) -> Any:
-        return self._described(self.job(call.params["job"]))
+        job = self.job(call.params["job"])
+        described = self._described(job)
+        self._play(job)
+        return described
 
     @route("POST", "/api/jobs/{namespace}/{job}/cancel", role="cancel")
     def cancel(self, call: Call) -> Any:
@@ -177,8 +180,7 @@ class FakeHfJobs(FakeVendor):
         machine = Machine(job.body, self.root / "buckets", self.root / "wheels")
         earlier = None if self.results is None else self.results.get(self._digest(machine))
         if earlier is not None:
-            copy_folder(earlier, machine.mounts["/llmtune/run"])
-            job.data["copied"] = True
+            job.data["copy"] = (earlier, machine.mounts["/llmtune/run"])
             return
         self.machines[job.id] = machine
         machine.start()
@@ -193,13 +195,6 @@ class FakeHfJobs(FakeVendor):
         if data["stage"] not in ("SCHEDULING", "RUNNING"):
             return str(data["stage"])
         if machine is None:
-            if data["stage"] == "SCHEDULING":
-                data["stage"] = "RUNNING"
-                return "SCHEDULING"
-            if data.get("copied"):
-                self._end(job, "COMPLETED", None)
-            else:
-                self._end(job, "ERROR", self.failure_message)
             return str(data["stage"])
         data["stage"] = "RUNNING"
         status = machine.exit_status
@@ -216,6 +211,18 @@ class FakeHfJobs(FakeVendor):
         else:
             self._end(job, "ERROR", f"Job failed with exit code: {status}")
         return str(data["stage"])
+
+    def _play(self, job: FakeJob) -> None:
+        """Move a job on that has no machine: one whose result is copied, or that fails. Each look is a stage."""
+        if job.id in self.machines or job.data["stage"] not in ("SCHEDULING", "RUNNING"):
+            return
+        if job.data["stage"] == "SCHEDULING":
+            job.data["stage"] = "RUNNING"
+        elif "copy" in job.data:
+            copy_folder(*job.data["copy"])
+            self._end(job, "COMPLETED", None)
+        else:
+            self._end(job, "ERROR", self.failure_message)
 
     def _keep_result(self, machine: Machine) -> None:
         assert self.results is not None
@@ -266,14 +273,14 @@ class FakeHfJobs(FakeVendor):
         root = self._folder(self._bucket(call))
         folder = root / call.params["prefix"]
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        return [self._entry(root, path, xet_hash) for path, xet_hash in zip(paths, self._store(paths), strict=True)]
+        return self._entries(root, paths)
 
     @route("POST", "/api/buckets/{namespace}/{name}/paths-info")
     def paths_info(self, call: Call) -> Any:
         root = self._folder(self._bucket(call))
         body = call.json({"paths": Required([str])})
         paths = [root / name for name in body["paths"] if (root / name).is_file()]
-        return [self._entry(root, path, xet_hash) for path, xet_hash in zip(paths, self._store(paths), strict=True)]
+        return self._entries(root, paths)
 
     @route("POST", "/api/buckets/{namespace}/{name}/batch", role="upload")
     def change_files(self, call: Call) -> Any:
@@ -319,29 +326,35 @@ class FakeHfJobs(FakeVendor):
     def _store_url(self) -> str:
         return f"local://{self.root / 'xet'}"
 
-    def _entry(self, root: Path, path: Path, xet_hash: str) -> dict[str, Any]:
-        return {
-            "type": "file",
-            "path": path.relative_to(root).as_posix(),
-            "size": path.stat().st_size,
-            "xetHash": xet_hash,
-        }
-
-    def _store(self, paths: list[Path]) -> list[str]:
-        """Enter files that jobs have written into the store; return the hash of each."""
+    def _entries(self, root: Path, paths: list[Path]) -> list[dict[str, Any]]:
+        """Return files as lists have them. What a job has written is entered into the store on the way."""
         from hf_xet import SKIP_SHA256, XetSession
 
         new: dict[Path, tuple[int, int, bytes]] = {}
+        there: list[Path] = []
         for path in paths:
-            facts = path.stat()
-            if self._hashes.get(path, (0, 0, ""))[:2] != (facts.st_size, facts.st_mtime_ns):
-                new[path] = (facts.st_size, facts.st_mtime_ns, path.read_bytes())
+            try:
+                facts = path.stat()
+                if self._hashes.get(path, (0, 0, ""))[1] != facts.st_mtime_ns:
+                    content = path.read_bytes()
+                    new[path] = (len(content), facts.st_mtime_ns, content)
+            except FileNotFoundError:  # a running job has removed it meanwhile
+                continue
+            there.append(path)
         if new:
             with XetSession().new_upload_commit(endpoint=self._store_url) as commit:
                 uploads = {path: commit.start_upload_bytes(new[path][2], sha256=SKIP_SHA256) for path in new}
             for path, upload in uploads.items():
                 self._hashes[path] = (*new[path][:2], upload.result().xet_info.hash)
-        return [self._hashes[path][2] for path in paths]
+        return [
+            {
+                "type": "file",
+                "path": path.relative_to(root).as_posix(),
+                "size": self._hashes[path][0],
+                "xetHash": self._hashes[path][2],
+            }
+            for path in there
+        ]
 
     def _load(self, files: list[tuple[str, Path]]) -> None:
         """Write files that were uploaded to the bucket's folder."""

@@ -7,6 +7,7 @@ import importlib.metadata
 import io
 import zipfile
 from base64 import urlsafe_b64encode
+from functools import cache
 from pathlib import Path
 
 import llmtune
@@ -19,6 +20,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 _SKIPPED = frozenset({"__pycache__"})
 
 
+@cache
 def pack_wheel() -> tuple[str, bytes]:
     """Return name and content of a wheel with the core and the local trainer, and this version's requirements."""
     version = llmtune.__version__
