@@ -15,6 +15,7 @@ from llmtune.errors import InvalidData, InvalidJob, LlmtuneError
 from llmtune.job.spec import TuningJob
 from llmtune.planning.job_cost import estimate_cost
 from llmtune.planning.panel import plan_panel
+from llmtune.planning.rented import suggest_machines
 from llmtune.provider.abilities import (
     SuggestsAdapter,
     SupportsCostEstimate,
@@ -99,6 +100,8 @@ def plan(
     )
     if isinstance(backend, SupportsMemoryEstimate) and not isinstance(dataset, InvalidData):
         receipt = receipt.model_copy(update={"memory": backend.footprint(receipt, dataset)})
+        rented = suggest_machines(backend, receipt, dataset)
+        receipt = receipt.model_copy(update={"warnings": (*receipt.warnings, *rented)})
     if isinstance(backend, SupportsTimeEstimate) and not isinstance(dataset, InvalidData):
         duration = backend.estimate_duration(receipt, lambda device: recall_speed(target, device))
         receipt = receipt.model_copy(update={"duration": duration})

@@ -134,6 +134,7 @@ _HOME = {
     "SupportsTimeEstimate": "llmtune.provider.abilities",
     "SupportsCostEstimate": "llmtune.provider.abilities",
     "ListsStrays": "llmtune.provider.abilities",
+    "SuggestsMachine": "llmtune.provider.abilities",
     "Tags": "llmtune.provider.values",
     "Target": "llmtune.provider.types",
     "Text": "llmtune.provider.values",
@@ -296,6 +297,7 @@ __all__ = [
     "Streaming",
     "SubmitSafety",
     "SuggestsAdapter",
+    "SuggestsMachine",
     "SuggestsModels",
     "Support",
     "SupportsContinuation",
@@ -379,6 +381,7 @@ if TYPE_CHECKING:
     from llmtune.provider.abilities import ServedExport as ServedExport
     from llmtune.provider.abilities import ServerFormat as ServerFormat
     from llmtune.provider.abilities import SuggestsAdapter as SuggestsAdapter
+    from llmtune.provider.abilities import SuggestsMachine as SuggestsMachine
     from llmtune.provider.abilities import SuggestsModels as SuggestsModels
     from llmtune.provider.abilities import SupportsContinuation as SupportsContinuation
     from llmtune.provider.abilities import SupportsCostEstimate as SupportsCostEstimate

@@ -323,6 +323,16 @@ class SupportsCostEstimate(Protocol):
 
 
 @runtime_checkable
+class SuggestsMachine(Protocol):
+    """A provider that rents a machine for a run, and can say which would hold one that does not fit here."""
+
+    def suggest_machine(self, receipt: Receipt, dataset: Dataset) -> str | None:
+        """Return in a sentence which machine would run a job that was planned for this one, and what it would cost;
+        None where none would. Sends nothing."""
+        ...
+
+
+@runtime_checkable
 class ListsStrays(Protocol):
     """A provider whose jobs cost money for as long as they run, and that finds the running ones by their label."""
 

@@ -18,6 +18,7 @@ from llmtune.testing.fake_vendor import FakeJob, FakeVendor, Phase
 from llmtune.testing.http import Call, Refusal, route
 from llmtune.testing.request_schema import Required
 from llmtune_hfjobs.fake.machine import Machine, copy_folder
+from llmtune_hfjobs.fake.xet_store import XetStore
 
 _VOLUME = {
     "type": Required({"bucket"}),
@@ -100,7 +101,7 @@ class FakeHfJobs(FakeVendor):
         self.buckets: dict[str, str] = {}
         self.hardware = json.loads(json.dumps(HARDWARE))
         self.machines: dict[str, Machine] = {}
-        self._hashes: dict[Path, tuple[int, int, str]] = {}
+        self.store = XetStore(self.root / "xet")
         (self.root / "wheels").mkdir()
 
     def close(self) -> None:
@@ -304,14 +305,21 @@ class FakeHfJobs(FakeVendor):
                 path.unlink()
             else:
                 failed.append({"path": operation["path"], "error": "not found"})
-        self._load(added)
+        self.store.load(added)
         return {"success": not failed, "failed": failed}
 
     @route("GET", "/api/buckets/{namespace}/{name}/xet-write-token")
-    @route("GET", "/api/buckets/{namespace}/{name}/xet-read-token")
-    def xet_token(self, call: Call) -> Any:
+    def write_token(self, call: Call) -> Any:
         self._bucket(call)
-        return {"casUrl": self._store_url, "accessToken": "xet", "exp": int(self.now()) + 3600}
+        return self._token(self.store.open_upload())
+
+    @route("GET", "/api/buckets/{namespace}/{name}/xet-read-token")
+    def read_token(self, call: Call) -> Any:
+        self._bucket(call)
+        return self._token(self.store.open_download())
+
+    def _token(self, address: str) -> dict[str, Any]:
+        return {"casUrl": address, "accessToken": "xet", "exp": int(self.now()) + 3600}
 
     def _bucket(self, call: Call) -> str:
         id = f"{call.params['namespace']}/{call.params['name']}"
@@ -322,47 +330,13 @@ class FakeHfJobs(FakeVendor):
     def _folder(self, id: str) -> Path:
         return self.root / "buckets" / id
 
-    @property
-    def _store_url(self) -> str:
-        return f"local://{self.root / 'xet'}"
-
     def _entries(self, root: Path, paths: list[Path]) -> list[dict[str, Any]]:
-        """Return files as lists have them. What a job has written is entered into the store on the way."""
-        from hf_xet import SKIP_SHA256, XetSession
-
-        new: dict[Path, tuple[int, int, bytes]] = {}
-        there: list[Path] = []
-        for path in paths:
-            try:
-                facts = path.stat()
-                if self._hashes.get(path, (0, 0, ""))[1] != facts.st_mtime_ns:
-                    content = path.read_bytes()
-                    new[path] = (len(content), facts.st_mtime_ns, content)
-            except FileNotFoundError:  # a running job has removed it meanwhile
-                continue
-            there.append(path)
-        if new:
-            with XetSession().new_upload_commit(endpoint=self._store_url) as commit:
-                uploads = {path: commit.start_upload_bytes(new[path][2], sha256=SKIP_SHA256) for path in new}
-            for path, upload in uploads.items():
-                self._hashes[path] = (*new[path][:2], upload.result().xet_info.hash)
+        """Return files as lists have them."""
+        hashes = self.store.keep(paths)
         return [
-            {
-                "type": "file",
-                "path": path.relative_to(root).as_posix(),
-                "size": self._hashes[path][0],
-                "xetHash": self._hashes[path][2],
-            }
-            for path in there
+            {"type": "file", "path": path.relative_to(root).as_posix(), "size": size, "xetHash": xet_hash}
+            for path, (size, xet_hash) in hashes.items()
         ]
-
-    def _load(self, files: list[tuple[str, Path]]) -> None:
-        """Write files that were uploaded to the bucket's folder."""
-        from hf_xet import XetFileInfo, XetSession
-
-        with XetSession().new_file_download_group(endpoint=self._store_url) as group:
-            for xet_hash, path in files:
-                group.start_download_file(XetFileInfo(xet_hash), str(path))
 
 
 def _iso(seconds: float) -> str:

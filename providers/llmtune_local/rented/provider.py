@@ -24,6 +24,7 @@ from llmtune import config
 from llmtune.data.findings import Finding, warning
 from llmtune.errors import InvalidJob, LlmtuneError, TransientError, VendorError
 from llmtune.provider import RunState
+from llmtune.provider.memory import size
 from llmtune_local import requests, responses
 from llmtune_local.default_settings import count_parameters
 from llmtune_local.models import memory_estimate
@@ -149,6 +150,22 @@ class RentedProvider(LocalProvider):
             source=source,
             checked=checked,
         )
+
+    def suggest_machine(self, receipt: core.Receipt, dataset: Dataset) -> str | None:
+        """Return which machine would run a job that does not fit on this one, by prices that were read before."""
+        options = {name: value for name, value in receipt.target.options.items() if name != "device"}
+        target = receipt.target.model_copy(update={"options": options})
+        elsewhere = receipt.model_copy(update={"target": target})
+        memory = self.footprint(elsewhere, dataset)
+        offered = self._read_prices()
+        if not offered:
+            needed = f"about {size(memory.peak)}" if memory.peak is not None else "an amount that is not known"
+            return f"a machine of {self.name} may hold it ({needed}): llmtune doctor {self.name} --online reads which"
+        try:
+            choice = machines.choose_machine(offered, self._need(elsewhere, memory))
+        except LlmtuneError:
+            return None
+        return f"--provider {self.name} would run it on {choice.sentence()}"
 
     def build(self, receipt: core.Receipt, files: core.Files) -> core.Request:
         """Build the request that the worker reads, and what its machine is chosen by."""

@@ -99,7 +99,7 @@ def test_what_cannot_be_rented_is_refused_in_a_sentence(
     with pytest.raises(InvalidJob, match="is a folder of this machine, and a rented machine reads its model from the"):
         provider.preflight(local)
     poor = request.model_copy(update={"body": request.body | {"machine": {"max_cost": 0.01, "machine": "h200"}}})
-    with pytest.raises(InvalidJob, match="pays for 0 min at 5.04 USD an hour"):
+    with pytest.raises(InvalidJob, match=r"pays for 0 min at 5\.04 USD an hour"):
         provider.preflight(poor)
     odd = request.model_copy(update={"body": request.body | {"machine": {"machine": "abacus"}}})
     with pytest.raises(DeviceUnavailable, match="no machine 'abacus' for rent"):

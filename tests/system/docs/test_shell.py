@@ -29,6 +29,7 @@ shell = load("shell")
 NO_RUN = {
     "README.md": ["CI's own commands", "serves until it is stopped", "accounts", "installs from an index"],
     "docs/start.md": ["installs from an index"],
+    "docs/rented.md": ["installs from an index, and needs an account"],
     "docs/deploy.md": ["installs from an index", "needs Ollama", "needs vLLM"],
     "docs/grade.md": [],
     "docs/coming-from/trl.md": [],

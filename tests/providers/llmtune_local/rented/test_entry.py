@@ -71,7 +71,7 @@ def test_a_request_that_cannot_be_trained_ends_and_is_not_repeated(tmp_path: Pat
     inputs, run = make_storage(tmp_path, steps=1, seconds=600.0)
     request = json.loads((run / "request.json").read_text())
     (run / "request.json").write_text(json.dumps(request | {"no_such_field": 1}), encoding="utf-8")
-    assert Attempt(inputs, run, tmp_path / "work", started=0.0).run() == 0
+    assert Attempt(inputs, run, tmp_path / "work", started=0.0, clock=lambda: 0.0).run() == 0
     assert read_record(run / "ended.json")["reason"] == "done"
     assert "failed" in (run / "status.json").read_text()
 
