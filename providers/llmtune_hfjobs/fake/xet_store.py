@@ -50,25 +50,23 @@ class XetStore:
         listed: dict[Path, tuple[int, str]] = {}
         self._listed = set()
         for path in paths:
+            kept = "checkpoints" not in path.parts
             try:
                 facts = path.stat()
                 if self._known.get(path, (0, 0, ""))[:2] != (facts.st_size, facts.st_mtime_ns):
                     copy = self.root / "contents" / f"part-{next(self._numbers)}"
                     shutil.copyfile(path, copy)
                     (hashed,) = hash_files([str(copy)])
-                    copy.replace(self.root / "contents" / hashed.hash)
-                    size = (self.root / "contents" / hashed.hash).stat().st_size
-                    self._known[path] = (size, facts.st_mtime_ns, hashed.hash)
-                    listed[path] = (size, hashed.hash)
-                else:
-                    listed[path] = (self._known[path][0], self._known[path][2])
+                    self._known[path] = (copy.stat().st_size, facts.st_mtime_ns, hashed.hash)
+                    if kept:
+                        copy.replace(self.root / "contents" / hashed.hash)
+                    else:
+                        copy.unlink()
             except FileNotFoundError:
                 continue
-            content = self.root / "contents" / listed[path][1]
-            if "checkpoints" in path.parts:
-                content.unlink(missing_ok=True)
-            elif content.is_file():
-                self._listed.add(content)
+            listed[path] = (self._known[path][0], self._known[path][2])
+            if kept:
+                self._listed.add(self.root / "contents" / listed[path][1])
         return listed
 
     def load(self, files: Sequence[tuple[str, Path]]) -> None:

@@ -160,7 +160,7 @@ class RentedProvider(LocalProvider):
         offered = self._read_prices()
         if not offered:
             needed = f"about {size(memory.peak)}" if memory.peak is not None else "an amount that is not known"
-            return f"a machine of {self.name} may hold it ({needed}): llmtune doctor --provider {self.name} --online reads which"
+            return f"a machine of {self.name} may hold it ({needed}): {self._read_command} reads which"
         try:
             choice = machines.choose_machine(offered, self._need(elsewhere, memory))
         except LlmtuneError:
@@ -500,7 +500,8 @@ class RentedProvider(LocalProvider):
     ) -> machines.Choice:
         if not offered:
             raise LlmtuneError(
-                "the machines' prices have not been read yet", hint=f"llmtune doctor --provider {self.name} --online reads them"
+                "the machines' prices have not been read yet",
+                hint=f"llmtune doctor --provider {self.name} --online reads them",
             )
         return machines.choose_machine(offered, need, options.get("machine"))
 
