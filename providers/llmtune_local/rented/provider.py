@@ -501,9 +501,13 @@ class RentedProvider(LocalProvider):
         if not offered:
             raise LlmtuneError(
                 "the machines' prices have not been read yet",
-                hint=f"llmtune doctor --provider {self.name} --online reads them",
+                hint=f"{self._read_command} reads them",
             )
         return machines.choose_machine(offered, need, options.get("machine"))
+
+    @property
+    def _read_command(self) -> str:
+        return f"llmtune doctor --provider {self.name} --online"
 
     @property
     def _prices_file(self) -> Path:

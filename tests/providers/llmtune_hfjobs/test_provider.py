@@ -121,3 +121,17 @@ def test_a_plan_names_the_price_only_once_it_was_read(
     assert after.cost.checked is not None
     assert after.duration is not None
     assert "a guess, on t4-small" in after.duration.sentence()
+
+
+def test_a_run_that_does_not_fit_here_is_told_which_machine_would_hold_it(
+    vendor: FakeHfJobs, provider: HfJobsProvider, job: TuningJob
+) -> None:
+    receipt = plan(job, "local")
+    dataset: Any = read_dataset(job)
+    before = provider.suggest_machine(receipt, dataset)
+    assert before is not None
+    assert "llmtune doctor --provider hfjobs --online reads which" in before
+    list(provider.inventory())
+    after = provider.suggest_machine(receipt, dataset)
+    assert after is not None
+    assert after.startswith("--provider hfjobs would run it on t4-small at 0.42 USD an hour, about ")
