@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cached_property
 
 from pydantic import BaseModel
@@ -27,7 +26,7 @@ class HfJobsProvider(RentedProvider):
     key_env = "HF_TOKEN"
     Options: type[BaseModel] = HfJobsOptions
     Settings: type[BaseModel] = HfJobsSettings
-    requirements = (HF_XET, *(replace(library, extra="hfjobs") for library in LIBRARIES))
+    requirements = (HF_XET, *(library.model_copy(update={"extra": "hfjobs"}) for library in LIBRARIES))
 
     @cached_property
     def _jobs(self) -> HfJobs:
