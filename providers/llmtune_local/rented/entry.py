@@ -53,7 +53,7 @@ class Mirror:
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(self.storage.rglob("*")):
             name = path.relative_to(self.storage).as_posix()
-            if path.is_file() and name not in (LIMITS, ENDED, USED):
+            if path.is_file() and name not in (LIMITS, ENDED, USED) and not _is_temporary(Path(name)):
                 target = self.folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
@@ -66,14 +66,14 @@ class Mirror:
             for path in self.folder.rglob("*")
             if path.is_file() and path.name not in _LOCAL_ONLY and not _is_temporary(path.relative_to(self.folder))
         }
-        for name in sorted(names, key=lambda name: (_LAST.index(name) + 1 if name in _LAST else 0, name)):
+        for name in sorted(names, key=_copy_order):
             try:
                 stamp = _stamp(names[name])
                 if self._copied.get(name) == stamp or name == "request.json":
                     continue
                 target = self.storage / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(names[name], target)
+                _copy_whole(names[name], target)
                 self._copied[name] = stamp
             except FileNotFoundError:  # an older checkpoint was removed meanwhile
                 continue
@@ -84,6 +84,28 @@ class Mirror:
     def write(self, name: str, record: dict[str, Any]) -> None:
         """Write a file of this process's own."""
         (self.storage / name).write_text(json.dumps(record), encoding="utf-8")
+
+
+def _copy_order(name: str) -> tuple[int, bool, str]:
+    """Order the files of a run folder for copying.
+
+    Points come before the checkpoints: what is resumed from a checkpoint must find all points up to it.
+    """
+    return (_LAST.index(name) + 1 if name in _LAST else 0, "/" in name, name)
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    """Copy a file so that it appears when it is whole, where the storage can rename; else as it comes."""
+    part = target.with_name(f".{target.name}.tmp")
+    try:
+        shutil.copyfile(source, part)
+        part.replace(target)
+    except FileNotFoundError:
+        part.unlink(missing_ok=True)
+        raise
+    except OSError:
+        part.unlink(missing_ok=True)
+        shutil.copyfile(source, target)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -82,7 +82,7 @@ def test_the_status_is_copied_after_what_it_announces_and_nothing_local_is(
     work, storage = tmp_path / "work", tmp_path / "storage"
     (work / "checkpoints" / "step-2").mkdir(parents=True)
     storage.mkdir()
-    for name in ("status.json", "result.json", "adapter.bin", "lock", "cancel", "launched", ".status.json.1.tmp"):
+    for name in ("status.json", "result.json", "metrics.jsonl", "lock", "cancel", "launched", ".status.json.1.tmp"):
         (work / name).write_text(name, encoding="utf-8")
     (work / "checkpoints" / "step-2" / "trainer.pt").write_text("state", encoding="utf-8")
     copied: list[str] = []
@@ -95,7 +95,7 @@ def test_the_status_is_copied_after_what_it_announces_and_nothing_local_is(
     monkeypatch.setattr(shutil, "copyfile", note)
     mirror = Mirror(work, storage)
     mirror.save()
-    assert copied == ["adapter.bin", "checkpoints/step-2/trainer.pt", "result.json", "status.json"]
+    assert copied == ["metrics.jsonl", "checkpoints/step-2/trainer.pt", "result.json", "status.json"]
     mirror.save()
     assert len(copied) == 4, "what has not changed is not copied again"
     shutil.rmtree(work / "checkpoints")
