@@ -17,7 +17,7 @@ from llmtune._models import FrozenModel
 from llmtune.config import redact_url, settings, store_url
 from llmtune.errors import LlmtuneError, StoreError, UnknownName
 from llmtune.planning import support_matrix
-from llmtune.provider.abilities import DescribesHardware
+from llmtune.provider.abilities import DescribesHardware, ListsStrays
 from llmtune.provider.intake import list_models
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider, known_kinds, provider_names
@@ -48,6 +48,9 @@ class Backend(FrozenModel):
 
     online: str = "not asked"
     """`answers`, `not asked`, or why it did not answer."""
+
+    strays: tuple[str, ...] = ()
+    """Jobs of llmtune's that run there and cost money, a sentence each; only asked online."""
 
     hint: str | None = None
     error: str | None = None
@@ -138,6 +141,9 @@ def _check_backend(name: str, *, online: bool) -> Backend:
         if isinstance(provider, DescribesHardware) and ready.extra != "missing"
         else {},
         online=answer,
+        strays=tuple(map(scrub, provider.list_strays()))
+        if answer == "answers" and isinstance(provider, ListsStrays)
+        else (),
         hint=ready.hint,
     )
 

@@ -64,6 +64,7 @@ _CREDENTIALS = (
     "COHERE_API_KEY",
     "TOGETHER_API_KEY",
     "NEBIUS_API_KEY",
+    "HF_TOKEN",
 )
 
 

@@ -29,12 +29,13 @@ BACKENDS = {
     "vertex": ["vertex"],
     "bedrock": ["bedrock"],
     "sagemaker": ["sagemaker"],
+    "hfjobs": ["hfjobs"],
     "cohere": ["cohere"],
     "tinker": ["tinker"],
     "together": ["together"],
 }
 #: Extras that bring torch (some gigabytes), need a GPU, or are tools for developers: only when they are named.
-LARGE = {"local", "qlora", "gpu", "ray", "all", "dev", "bench", "e2e"}
+LARGE = {"local", "hfjobs", "qlora", "gpu", "ray", "all", "dev", "bench", "e2e"}
 ROW = {"messages": [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "shipping"}]}
 
 

@@ -91,6 +91,8 @@ def _print_backends(backends: list[Backend]) -> None:
         for name, text in lines:
             if text:
                 out.print(f"  [dim]{name:8}[/]{escape(text)}", soft_wrap=True)
+        for stray in backend.strays:
+            out.print(f"  [yellow]running[/] {escape(stray)}", soft_wrap=True)
 
 
 def _print_installation(conflict: Conflict | None) -> None:

@@ -15,8 +15,10 @@ from llmtune.errors import InvalidData, InvalidJob, LlmtuneError
 from llmtune.job.spec import TuningJob
 from llmtune.planning.job_cost import estimate_cost
 from llmtune.planning.panel import plan_panel
+from llmtune.planning.rented import suggest_machines
 from llmtune.provider.abilities import (
     SuggestsAdapter,
+    SupportsCostEstimate,
     SupportsDeploymentCheck,
     SupportsMemoryEstimate,
     SupportsPlanNotes,
@@ -98,9 +100,13 @@ def plan(
     )
     if isinstance(backend, SupportsMemoryEstimate) and not isinstance(dataset, InvalidData):
         receipt = receipt.model_copy(update={"memory": backend.footprint(receipt, dataset)})
+        rented = suggest_machines(backend, receipt, dataset)
+        receipt = receipt.model_copy(update={"warnings": (*receipt.warnings, *rented)})
     if isinstance(backend, SupportsTimeEstimate) and not isinstance(dataset, InvalidData):
         duration = backend.estimate_duration(receipt, lambda device: recall_speed(target, device))
         receipt = receipt.model_copy(update={"duration": duration})
+    if isinstance(backend, SupportsCostEstimate):
+        receipt = receipt.model_copy(update={"cost": backend.estimate_cost(receipt)})
     if isinstance(backend, SupportsPlanNotes):
         receipt = receipt.model_copy(update={"warnings": (*receipt.warnings, *backend.plan_notes(receipt))})
     if needs_deployment(job, capabilities, status) and not isinstance(backend, SupportsDeploymentCheck):

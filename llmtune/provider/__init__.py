@@ -132,6 +132,9 @@ _HOME = {
     "Support": "llmtune.provider.declarations",
     "SupportsPlanNotes": "llmtune.provider.abilities",
     "SupportsTimeEstimate": "llmtune.provider.abilities",
+    "SupportsCostEstimate": "llmtune.provider.abilities",
+    "ListsStrays": "llmtune.provider.abilities",
+    "SuggestsMachine": "llmtune.provider.abilities",
     "Tags": "llmtune.provider.values",
     "Target": "llmtune.provider.types",
     "Text": "llmtune.provider.values",
@@ -249,6 +252,7 @@ __all__ = [
     "Lifecycle",
     "LifecycleStatus",
     "Limits",
+    "ListsStrays",
     "MappingValue",
     "MeasuredSpeed",
     "MemoryPart",
@@ -293,9 +297,11 @@ __all__ = [
     "Streaming",
     "SubmitSafety",
     "SuggestsAdapter",
+    "SuggestsMachine",
     "SuggestsModels",
     "Support",
     "SupportsContinuation",
+    "SupportsCostEstimate",
     "SupportsDeploymentCheck",
     "SupportsMemoryEstimate",
     "SupportsPlanNotes",
@@ -362,6 +368,7 @@ if TYPE_CHECKING:
     from llmtune.provider.abilities import HasLivePrices as HasLivePrices
     from llmtune.provider.abilities import ImportsWeights as ImportsWeights
     from llmtune.provider.abilities import KeepsDecisionRules as KeepsDecisionRules
+    from llmtune.provider.abilities import ListsStrays as ListsStrays
     from llmtune.provider.abilities import ModelSuggestion as ModelSuggestion
     from llmtune.provider.abilities import Pausable as Pausable
     from llmtune.provider.abilities import Precision as Precision
@@ -374,8 +381,10 @@ if TYPE_CHECKING:
     from llmtune.provider.abilities import ServedExport as ServedExport
     from llmtune.provider.abilities import ServerFormat as ServerFormat
     from llmtune.provider.abilities import SuggestsAdapter as SuggestsAdapter
+    from llmtune.provider.abilities import SuggestsMachine as SuggestsMachine
     from llmtune.provider.abilities import SuggestsModels as SuggestsModels
     from llmtune.provider.abilities import SupportsContinuation as SupportsContinuation
+    from llmtune.provider.abilities import SupportsCostEstimate as SupportsCostEstimate
     from llmtune.provider.abilities import SupportsDeploymentCheck as SupportsDeploymentCheck
     from llmtune.provider.abilities import SupportsMemoryEstimate as SupportsMemoryEstimate
     from llmtune.provider.abilities import SupportsPlanNotes as SupportsPlanNotes

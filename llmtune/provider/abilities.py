@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llmtune.data.rendering.preview import TokenPreview
     from llmtune.job.spec import Adapter
     from llmtune.provider.catalog import Catalog
+    from llmtune.provider.cost import CostEstimate
     from llmtune.provider.duration import Duration, FindSpeed
     from llmtune.provider.generation import GenerationRequest, Generator, Unavailable
     from llmtune.provider.memory import Footprint
@@ -309,6 +310,34 @@ class SupportsTimeEstimate(Protocol):
 
     def estimate_duration(self, receipt: Receipt, find_speed: FindSpeed) -> Duration:
         """Estimate the time of a run, from the speed of an earlier one where `find_speed` has it. Loads no weights."""
+        ...
+
+
+@runtime_checkable
+class SupportsCostEstimate(Protocol):
+    """A provider whose bill is not by tokens, and which estimates it itself."""
+
+    def estimate_cost(self, receipt: Receipt) -> CostEstimate:
+        """Estimate the cost of a run, by the memory and time in its `receipt`. Sends nothing."""
+        ...
+
+
+@runtime_checkable
+class SuggestsMachine(Protocol):
+    """A provider that rents a machine for a run, and can say which would hold one that does not fit here."""
+
+    def suggest_machine(self, receipt: Receipt, dataset: Dataset) -> str | None:
+        """Return in a sentence which machine would run a job that was planned for this one, and what it would cost;
+        None where none would. Sends nothing."""
+        ...
+
+
+@runtime_checkable
+class ListsStrays(Protocol):
+    """A provider whose jobs cost money for as long as they run, and that finds the running ones by their label."""
+
+    def list_strays(self) -> Sequence[str]:
+        """Return a sentence for each job of llmtune's that runs, with what it has cost. Read-only."""
         ...
 
 

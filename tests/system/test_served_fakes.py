@@ -21,6 +21,7 @@ MODELS = {
     "bedrock": "amazon.nova-micro-v1:0:128k",
     "cohere": "command-r-08-2024",
     "fake": "m-1",
+    "hfjobs": "tiny",
     "nebius": "meta-llama/Llama-3.3-70B-Instruct",
     "openai": "gpt-4.1-mini-2025-04-14",
     "sagemaker": "huggingface-reasoning-qwen3-8b",

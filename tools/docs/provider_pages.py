@@ -46,6 +46,8 @@ def settings(name: str) -> str:
 
 def models(name: str) -> str:
     """List the models of the catalogue with their prices; other models follow the service's general rules."""
+    if not _catalog_file(name).is_file():
+        return f"No list: {support_matrix.get_capabilities(get_provider(name)).family}, of the Hugging Face hub.\n"
     rows = []
     for model, capabilities in _catalogued(name):
         kinds = ", ".join([*(m for m, able in capabilities.methods.items() if able is True)])
@@ -70,12 +72,15 @@ def fields(name: str) -> str:
 
 def _catalogued(name: str) -> Iterator[tuple[str, Capabilities]]:
     provider = get_provider(name)
-    file = Path(inspect.getfile(type(provider))).parent / "catalog.toml"
-    listed: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))["models"]
+    listed: dict[str, Any] = tomllib.loads(_catalog_file(name).read_text(encoding="utf-8"))["models"]
     for model, entry in listed.items():
         method = (entry.get("methods") or ["sft"])[0]
         adapter = (entry.get("adapters") or ["lora"])[0]
         yield model, support_matrix.get_capabilities(provider, model, method, adapter)
+
+
+def _catalog_file(name: str) -> Path:
+    return Path(inspect.getfile(type(get_provider(name)))).parent / "catalog.toml"
 
 
 def _able(support: Any) -> str:

@@ -174,14 +174,17 @@ def suggest_smaller(shape: Shape, plan: Plan) -> tuple[str, ...]:
     return tuple(f"{says}: about {size(peak)}" for peak, says in helps)
 
 
-def footprint(receipt: Any, rows: int, tokens: int, longest: int, budget: int | None) -> Footprint:
+def footprint(
+    receipt: Any, rows: int, tokens: int, longest: int, budget: int | None, *, elsewhere: str | None = None
+) -> Footprint:
     """Estimate the footprint of a planned run.
 
-    `tokens` is the number in all training rows, `longest` that of the longest row; both may be estimates.
+    `tokens` is the number in all training rows, `longest` that of the longest row; both may be estimates. `elsewhere`
+    is the device of another machine, whose memory is not known here; None is this machine.
     """
     options = receipt.target.options
-    device = current_device(options.get("device", "auto"))
-    here = available_memory(device)
+    device = elsewhere or current_device(options.get("device", "auto"))
+    here = None if elsewhere else available_memory(device)
     shape = read_shape(receipt.target.model, options.get("revision"))
     if shape is None:
         return Footprint(device=device, room=here, unknown="the model is not on this machine yet")

@@ -10,7 +10,19 @@ from llmtune.errors import LlmtuneError, UnknownName
 from llmtune.testing.fake_vendor import FakeVendor
 from llmtune.testing.serve import find_fake, list_fakes, main, write_settings
 
-FAKES = ["azure", "bedrock", "cohere", "fake", "nebius", "openai", "sagemaker", "tinker", "together", "vertex"]
+FAKES = [
+    "azure",
+    "bedrock",
+    "cohere",
+    "fake",
+    "hfjobs",
+    "nebius",
+    "openai",
+    "sagemaker",
+    "tinker",
+    "together",
+    "vertex",
+]
 
 
 def test_every_provider_with_a_fake_is_listed() -> None:

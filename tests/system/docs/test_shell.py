@@ -29,6 +29,7 @@ shell = load("shell")
 NO_RUN = {
     "README.md": ["CI's own commands", "serves until it is stopped", "accounts", "installs from an index"],
     "docs/start.md": ["installs from an index"],
+    "docs/rented.md": ["installs from an index, and needs an account"],
     "docs/deploy.md": ["installs from an index", "needs Ollama", "needs vLLM"],
     "docs/grade.md": [],
     "docs/coming-from/trl.md": [],
@@ -121,3 +122,22 @@ def test_what_is_shown_and_does_not_come_out_is_seen() -> None:
     assert "three" in str(shell.comes_out(("one 1 of 1", "two words"), out))
     assert shell.comes_out(("run azoc62lyt6 at local",), "run rjlvravcio at local\n", ["rjlvravcio"]) is None
     assert shell.comes_out(("run azoc62lyt6 at local",), "run somewhere at local\n", ["rjlvravcio"]) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("heavy")
+def test_the_page_on_rented_machines_is_typed(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    from llmtune_hfjobs.fake.service import FakeHfJobs
+
+    folder = tmp_path / "rented"
+    folder.mkdir()
+    rows = (ROOT / "examples/tickets/tickets.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (folder / "tickets.jsonl").write_text("".join(rows[:60]), encoding="utf-8")
+    # There is no account here: a fake service trains in a process of this machine.
+    with FakeHfJobs() as vendor:
+        environment = {"HF_TOKEN": "hf_key-for-tests-0123456789", "LLMTUNE_HFJOBS_BASE_URL": vendor.url}
+        assert shell.type_page(ROOT / "docs/rented.md", folder, **environment) == []
+        assert vendor.complaints == []
+        assert len(vendor.jobs) == 1
+        assert vendor.running == []
