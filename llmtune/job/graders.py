@@ -210,15 +210,32 @@ def load_grader(path: str | os.PathLike[str]) -> Grader:
             error.message = locate_faults(path, error)
             error.args = (error.message,)
         raise
-    return _read_sources(grader, path.parent)
+    return read_sources(grader, path.parent)
 
 
-def _read_sources(grader: Grader, folder: Path, depth: int = 1) -> Grader:
+def list_parts(grader: Grader) -> list[Grader]:
+    """Return the graders that compare and compute: those inside a `weighted` one, else the grader itself."""
+    if isinstance(grader, WeightedGrader):
+        return [inner for part in grader.parts for inner in list_parts(part.grader)]
+    return [grader]
+
+
+def find_reference_field(grader: Grader) -> str | None:
+    """Return the row's field with the right answer; None where it is the last assistant turn."""
+    fields = (getattr(part, "reference", None) for part in list_parts(grader))
+    return next((field for field in fields if field is not None), None)
+
+
+def read_sources(grader: Grader, folder: Path, depth: int = 1) -> Grader:
+    """Return the grader with the files of its Python graders read, so that it stands alone.
+
+    Raises `InvalidJob` for a file that cannot be read, and for graders that are nested too deeply.
+    """
     if depth > DEEPEST:
         raise InvalidJob(f"graders are nested more than {DEEPEST} deep")
     if isinstance(grader, WeightedGrader):
         parts = [
-            part.model_copy(update={"grader": _read_sources(part.grader, folder, depth + 1)}) for part in grader.parts
+            part.model_copy(update={"grader": read_sources(part.grader, folder, depth + 1)}) for part in grader.parts
         ]
         return grader.model_copy(update={"parts": parts})
     if isinstance(grader, PythonGrader) and grader.file is not None:
@@ -229,7 +246,7 @@ def _read_sources(grader: Grader, folder: Path, depth: int = 1) -> Grader:
             raise InvalidJob(f"{path}: cannot be read: {error.strerror}", where="file") from None
         except ValueError:
             raise InvalidJob(f"{path}: not UTF-8; save it as UTF-8", where="file") from None
-        return grader.model_copy(update={"source": source})
+        return grader.model_copy(update={"source": source, "file": None})
     return grader
 
 
