@@ -27,11 +27,17 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import cache, lru_cache
 from types import SimpleNamespace
 from typing import Any
+
+
+class Score:
+    def __init__(self, value, error=""):
+        self.value, self.error = value, error
+
+
 """
 
 _SCORE = '''\
@@ -128,7 +134,6 @@ def write_source(grader: Grader) -> str:
     }
     patterns = {"_NUMBER": text._NUMBER, "_AFTER_HASHES": text._AFTER_HASHES}
     functions = (
-        scoring.Score,
         labels.normalise,
         text.exact_match,
         text.normalised_match,
@@ -145,7 +150,8 @@ def write_source(grader: Grader) -> str:
     )
     lines = [f"{name} = {value!r}" for name, value in constants.items()]
     lines += [f"{name} = re.compile({pattern.pattern!r})" for name, pattern in patterns.items()]
-    return "\n\n".join([_IMPORTS + "\n".join(["", *lines]), *map(inspect.getsource, functions), _SCORE])
+    sources = [inspect.getsource(function) for function in functions]
+    return "\n\n".join(["\n".join([_IMPORTS, *lines]), *sources, _SCORE])
 
 
 def _describe(grader: Grader) -> dict[str, Any]:

@@ -140,12 +140,15 @@ AZURE = Service(
 )
 
 
+#: Options that travel among a reinforcement job's hyperparameters.
+REINFORCEMENT_OPTIONS = ("compute_multiplier", "eval_samples", "reasoning_effort")
+
+
 def reinforcement_options(target: core.Target) -> dict[str, object]:
     """Return the options of a reinforcement job that travel among its hyperparameters; empty for other methods."""
     if target.method != "reinforcement":
         return {}
-    names = ("compute_multiplier", "eval_samples", "reasoning_effort")
-    return {name: target.options[name] for name in names if target.options.get(name) is not None}
+    return {name: target.options[name] for name in REINFORCEMENT_OPTIONS if target.options.get(name) is not None}
 
 
 def capabilities(target: core.Target, settings: AzureSettings) -> core.Capabilities:
@@ -157,6 +160,11 @@ def capabilities(target: core.Target, settings: AzureSettings) -> core.Capabilit
         capabilities = replace(capabilities, price=replace(price, hosting=0.0, note=note.removeprefix("; ")))
     if settings.base_deployment:
         capabilities = replace(capabilities, abilities=replace(capabilities.abilities, base_serving=True))
+    others = [name for name in REINFORCEMENT_OPTIONS if target.options.get(name) is not None]
+    if others and target.method != "reinforcement":
+        listed = ", ".join(f"provider_options.{target.provider}.{name}" for name in others)
+        warning = f"{listed} is not sent: it is of method reinforcement"
+        capabilities = replace(capabilities, warnings=(*capabilities.warnings, warning))
     training_type = target.options.get("training_type")
     if training_type == "developerTier":
         capabilities = replace(capabilities, concurrency=5)
