@@ -194,7 +194,9 @@ class _Loader:
             yield row
         if reading.format is not None:
             self._format = self._format or reading.format.name
-            findings = unused.findings(reading.format.name, warnings_only=True)
+            # The fields beside the turns are what a grader reads.
+            is_graded = self._method == "reinforcement"
+            findings = [] if is_graded else unused.findings(reading.format.name, warnings_only=True)
             self._log.extend(finding.at(path, None) for finding in findings)
 
     def _split(self, train: Sequence[Example], held_out: dict[str, Sequence[Example]]) -> dict[str, Sequence[Example]]:

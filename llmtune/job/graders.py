@@ -63,6 +63,8 @@ class MatchGrader(_WithReference):
     """Compares an answer with the row's reference: right or wrong."""
 
     kind: Literal["match"]
+    """Which grader it is."""
+
     operation: Literal["exact", "normalised", "contains", "numeric", "json"] = "exact"
     """exact: outer blanks aside; normalised: case, blanks, quotes and final punctuation aside too; contains: the
     reference stands in the answer; numeric: both end in the same number; json: both are the same JSON value."""
@@ -85,7 +87,10 @@ class RegexGrader(_Spec):
     """Pays 1 where a regular expression occurs in the answer."""
 
     kind: Literal["regex"]
+    """Which grader it is."""
+
     pattern: str
+    """The regular expression, of Python's kind."""
 
     def _check_rules(self) -> None:
         check_regex("pattern", self.pattern)
@@ -95,6 +100,8 @@ class SimilarityGrader(_WithReference):
     """Pays by how similar an answer is to the reference, from 0 to 1."""
 
     kind: Literal["similarity"]
+    """Which grader it is."""
+
     metric: str = "rouge_l"
     """A metric of texts by its name (docs: metrics)."""
 
@@ -109,6 +116,8 @@ class ToolCallGrader(_WithReference):
     """Pays 1 where an answer calls the tools of the reference with the same arguments, in the same order."""
 
     kind: Literal["tool_call"]
+    """Which grader it is."""
+
     names_only: bool = False
     """Compare the names of the tools, not their arguments."""
 
@@ -117,7 +126,10 @@ class SchemaGrader(_Spec):
     """Pays 1 where the answer is JSON that a JSON Schema allows."""
 
     kind: Literal["schema"]
+    """Which grader it is."""
+
     json_schema: dict[str, Any]
+    """The JSON Schema."""
 
 
 class PythonGrader(_Spec):
@@ -127,6 +139,8 @@ class PythonGrader(_Spec):
     """
 
     kind: Literal["python"]
+    """Which grader it is."""
+
     file: str | None = None
     """The file that defines it, from the grader's own folder."""
 
@@ -134,8 +148,10 @@ class PythonGrader(_Spec):
     """The Python text itself, instead of a file."""
 
     lowest: float = 0.0
+    """The lowest score that it may give."""
+
     highest: float = 1.0
-    """The range of its scores."""
+    """The highest score that it may give."""
 
     seconds: Annotated[float, Field(gt=0, le=120)] = 10.0
     """The longest that one answer may take, in seconds."""
@@ -157,14 +173,20 @@ class WeightedPart(StrictModel):
     """One of several graders, and how much it counts."""
 
     weight: Annotated[float, Field(gt=0)]
+    """How much it counts, beside the weights of the others. > 0."""
+
     grader: Grader
+    """The grader."""
 
 
 class WeightedGrader(StrictModel):
     """Pays the mean of several graders, each scaled to 0..1, by their weights."""
 
     kind: Literal["weighted"]
+    """Which grader it is."""
+
     parts: Annotated[list[WeightedPart], Field(min_length=1)]
+    """The graders with their weights."""
 
 
 Grader = Annotated[
