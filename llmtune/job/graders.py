@@ -189,6 +189,7 @@ class WeightedGrader(StrictModel):
     """The graders with their weights."""
 
 
+#: What scores an answer: one of the kinds.
 Grader = Annotated[
     MatchGrader | RegexGrader | SimilarityGrader | ToolCallGrader | SchemaGrader | PythonGrader | WeightedGrader,
     Field(discriminator="kind"),
