@@ -41,8 +41,8 @@ def grade(
     from llmtune.cli.output import out, print_json
     from llmtune.errors import EXIT_NOT_PASSED
     from llmtune.graders.rows import read_answers, read_rows
-    from llmtune.graders.spec import load_grader
     from llmtune.graders.trial import try_grader
+    from llmtune.job.graders import load_grader
 
     loaded = load_grader(grader)
     read = read_rows(rows)

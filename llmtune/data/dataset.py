@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from errno import ENOSPC
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmtune.data.checks.duplicates import RowIndex, hash_row
 from llmtune.data.checks.left_out import UnusedKeys
 from llmtune.data.checks.per_row import check_example, rename_turns
-from llmtune.data.example import Example
+from llmtune.data.example import Example, Message
 from llmtune.data.findings import Finding, FindingLog, error, invalid_data
 from llmtune.data.hashing import label_set, split_position
 from llmtune.data.io.base import HUB
@@ -85,19 +86,28 @@ class Dataset:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     @classmethod
-    def from_spec(cls, spec: DatasetSpec, base: Path | None = None, *, method: str | None = None) -> Dataset:
+    def from_spec(
+        cls,
+        spec: DatasetSpec,
+        base: Path | None = None,
+        *,
+        method: str | None = None,
+        reference: str | None = None,
+    ) -> Dataset:
         """Read, check and split what a spec names; relative paths are read from `base` (the working folder).
 
         `method` (sft, dpo, classification) adds its own checks of a row. Raises `InvalidData` with every
-        finding when a row cannot be trained on.
+        finding when a row cannot be trained on. `reference` is the field whose value is the right answer of rows that
+        end in the user's turn (method reinforcement).
         """
-        return _Loader(spec, base or Path(), method).load()
+        return _Loader(spec, base or Path(), method, reference).load()
 
 
 class _Loader:
-    def __init__(self, spec: DatasetSpec, base: Path, method: str | None) -> None:
+    def __init__(self, spec: DatasetSpec, base: Path, method: str | None, reference: str | None) -> None:
         self._spec = spec.relative_to(base)
         self._method = method
+        self._reference = reference
         self._log = FindingLog(_KEEP)
         self._format = ""
 
@@ -176,13 +186,17 @@ class _Loader:
                 self._log.add(row)
                 continue
             turns_key = reading.format.turns_key if reading.format is not None else "messages"
+            if self._reference is not None:
+                row = answer_with_reference(row, self._reference)
             for finding in rename_turns(check_example(row, self._method), row, turns_key):
                 self._log.add(finding.at(path, row.line))
             unused.add(row, turns_key)
             yield row
         if reading.format is not None:
             self._format = self._format or reading.format.name
-            findings = unused.findings(reading.format.name, warnings_only=True)
+            # The fields beside the turns are what a grader reads.
+            is_graded = self._method == "reinforcement"
+            findings = [] if is_graded else unused.findings(reading.format.name, warnings_only=True)
             self._log.extend(finding.at(path, None) for finding in findings)
 
     def _split(self, train: Sequence[Example], held_out: dict[str, Sequence[Example]]) -> dict[str, Sequence[Example]]:
@@ -220,6 +234,19 @@ class _Loader:
                 prompt, answer, labelled = hash_row(example)
                 index.add(prompt, answer, example.line or 0, number, labelled=labelled)
         self._log.extend(index.findings())
+
+
+def answer_with_reference(example: Example, field: str) -> Example:
+    """Return the row with a field's value (dots reach into objects) as its answer, where no turn answers yet."""
+    if not example.messages or any(message.role == "assistant" and message.trained for message in example.messages):
+        return example
+    value: Any = example.extra
+    for name in field.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    if value is None:
+        return example
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return example.replace(messages=(*example.messages, Message("assistant", text)))
 
 
 def take_rows(examples: Sequence[Example], count: int) -> Sequence[Example]:

@@ -2,8 +2,8 @@
 
 from llmtune.graders.rows import read_answers, read_rows
 from llmtune.graders.scoring import Answer, GraderProcess, Score
-from llmtune.graders.spec import Grader, load_grader, make_grader
 from llmtune.graders.trial import KindScores, Trial, try_grader
+from llmtune.job.graders import Grader, load_grader, make_grader
 
 __all__ = [
     "Answer",

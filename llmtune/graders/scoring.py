@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from llmtune.errors import InvalidData, InvalidJob, MissingExtra
 from llmtune.graders.python_process import PythonProcess
-from llmtune.graders.spec import (
+from llmtune.job.graders import (
     AnswerPart,
     Grader,
     MatchGrader,

@@ -26,7 +26,7 @@ from llmtune.graders.scoring import (
     make_right_answer,
     to_text,
 )
-from llmtune.graders.spec import Grader
+from llmtune.job.graders import Grader
 
 #: Rows that are tried at most.
 ROWS = 100

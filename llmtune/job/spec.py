@@ -16,10 +16,14 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, mo
 from llmtune.errors import InvalidJob
 from llmtune.job.base import StrictModel
 from llmtune.job.files import locate_faults, read_mapping, write_mapping
+from llmtune.job.graders import Grader, find_reference_field, load_grader, make_grader, read_sources
 from llmtune.redaction.rendering import Rendered
 
+if TYPE_CHECKING:
+    from pydantic import ModelWrapValidatorHandler
+
 #: What is trained for.
-Method = Literal["sft", "dpo", "classification"]
+Method = Literal["sft", "dpo", "classification", "reinforcement"]
 
 #: Which weights are trained.
 Adapter = Literal["lora", "qlora", "dora", "full"]
@@ -32,7 +36,6 @@ UNASKED_BASELINES: tuple[Baseline, ...] = ("majority", "linear", "nearest")
 
 #: What vendors call tuning too, and why llmtune does not do it (yet): said by name instead of "unknown method".
 NOT_YET: dict[str, str] = {
-    "reinforcement": "each vendor's graders and reward functions differ in kind; there is no common job for them yet",
     "distillation": "it needs a teacher's answers first: generate them, then tune on them with method 'sft'",
     "continued_pretraining": "it is no method of its own: some backends take plain 'text' rows with method 'sft'",
 }
@@ -416,6 +419,22 @@ def _as_dataset(value: Any) -> Any:
     return {"path": os.fspath(value)} if isinstance(value, (str, os.PathLike)) else value
 
 
+def _read_grader(data: Any, folder: Path) -> Any:
+    """Return a job's fields with its grader's files read from `folder`, so that the job stands alone."""
+    if not isinstance(data, dict) or not isinstance(data.get("grader"), (str, os.PathLike, dict)):
+        return data
+    grader = data["grader"]
+    if not isinstance(grader, dict):
+        return data | {"grader": load_grader(folder / grader)}
+    try:
+        return data | {"grader": read_sources(make_grader(grader), folder)}
+    except InvalidJob as error:
+        error.faults = tuple((("grader", *path), f"grader: {sentence}") for path, sentence in error.faults)
+        error.message = f"grader: {error.message}"
+        error.args = (error.message,)
+        raise
+
+
 class TuningJob(Rendered, StrictModel):
     """One fine-tuning job, for any backend.
 
@@ -434,7 +453,11 @@ class TuningJob(Rendered, StrictModel):
     """One base model id, or one per provider. `run:ID[@checkpoint]` continues from an earlier run."""
 
     method: Method = "sft"
-    """sft (learn to answer), dpo (learn from preferred and rejected answers), classification (an encoder's head)."""
+    """sft (learn to answer), dpo (learn from preferred and rejected answers), classification (an encoder's head),
+    reinforcement (learn from what a grader pays for the model's own answers)."""
+
+    grader: Grader | None = None
+    """reinforcement: what scores an answer (docs/grade.md); a grader, or the path of its file."""
 
     adapter: Adapter | None = None
     """lora, qlora (4-bit base), dora (weight-decomposed), full (all weights). None: lora where a `lora_`
@@ -468,6 +491,7 @@ class TuningJob(Rendered, StrictModel):
             dataset: DatasetSpec | str | os.PathLike[str],
             model: str | dict[str, str],
             method: Method = "sft",
+            grader: Grader | str | os.PathLike[str] | None = None,
             adapter: Adapter | None = None,
             hyperparameters: Hyperparameters = ...,
             overrides: dict[str, Hyperparameters] = ...,
@@ -480,6 +504,15 @@ class TuningJob(Rendered, StrictModel):
     def _check_rules(self) -> None:
         if self.method == "classification" and self.evaluation.panel is not False:
             raise ValueError("evaluation.panel asks for texts, and a classifier answers with labels alone")
+        if self.method == "reinforcement" and self.grader is None:
+            raise ValueError("grader is missing: method reinforcement learns from what a grader pays (docs/grade.md)")
+        if self.method != "reinforcement" and self.grader is not None:
+            raise ValueError(f"grader is of method reinforcement, and the method is {self.method}")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _read_grader_file(cls, data: Any, handler: ModelWrapValidatorHandler[TuningJob]) -> TuningJob:
+        return handler(_read_grader(data, Path()))
 
     @model_validator(mode="before")
     @classmethod
@@ -488,6 +521,11 @@ class TuningJob(Rendered, StrictModel):
         if isinstance(method, str) and method in NOT_YET:
             raise ValueError(f"method {data['method']!r} is not there yet: {NOT_YET[data['method']]}")
         return data
+
+    @property
+    def reference_field(self) -> str | None:
+        """The rows' field with the right answer, by the grader; None where it is the last assistant turn."""
+        return None if self.grader is None else find_reference_field(self.grader)
 
     def model_for(self, provider: str) -> str:
         """Return the base model id for this provider. Raises `InvalidJob` when the job names none for it."""
@@ -514,7 +552,7 @@ class TuningJob(Rendered, StrictModel):
         path = Path(path)
         data = read_mapping(path)
         try:
-            job = cls.model_validate(data)
+            job = cls.model_validate(_read_grader(data, path.parent))
         except InvalidJob as error:
             error.message = locate_faults(path, error)
             error.args = (error.message,)

@@ -219,7 +219,7 @@ def read_dataset(job: TuningJob) -> Dataset | InvalidData:
     from llmtune.data.dataset import Dataset
 
     try:
-        return Dataset.from_spec(job.dataset, method=job.method)
+        return Dataset.from_spec(job.dataset, method=job.method, reference=job.reference_field)
     except InvalidData as error:
         return error
 

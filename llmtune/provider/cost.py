@@ -164,6 +164,12 @@ def estimate(
 
 def _explain_no_price(price: Price) -> str:
     """Return why training has no price per token: the note, and the page that was looked at."""
+    if price.training_hour is not None:
+        reason = (
+            f"billed by the hour of training, at {price.training_hour:g} {price.currency}, and how many hours a job"
+            " takes is known only when it ends"
+        )
+        return f"{reason}; {price.note}" if price.note else reason
     reason = price.note or "the vendor's training price is not published"
     if price.source and price.checked and price.source not in reason:
         reason += f" (looked at {price.source}, {price.checked})"

@@ -210,6 +210,9 @@ class Capabilities:
     abilities: Abilities = field(default_factory=Abilities)
     methods: Mapping[str, Ability] = field(default_factory=lambda: {"sft": True})
     adapters: Mapping[str, Ability] = field(default_factory=lambda: {"lora": True})
+    grader: Converted | None = None
+    """What becomes of a job's grader; None where no reinforcement job is started."""
+
     concurrency: int | None = None
     """Jobs that may run at once; None: not published."""
 

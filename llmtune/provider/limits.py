@@ -223,4 +223,9 @@ class Abilities:
 
 
 #: The methods that no provider runs yet, each with the reason; the rest of a provider's own `methods`.
-NOT_YET_METHODS: dict[str, Ability] = {name: NotOffered(f"not yet: {reason}") for name, reason in NOT_YET.items()}
+NOT_YET_METHODS: dict[str, Ability] = {
+    "reinforcement": NotOffered(
+        "not yet: llmtune starts no reinforcement jobs at this backend (docs/reinforcement.md)"
+    ),
+    **{name: NotOffered(f"not yet: {reason}") for name, reason in NOT_YET.items()},
+}

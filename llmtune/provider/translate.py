@@ -51,7 +51,7 @@ def spec_fields() -> list[str]:
     """Return every leaf of the job spec, by the name it has in a receipt."""
     dataset = [f"dataset.{name}" for name in DatasetSpec.model_fields]
     evaluation = [f"evaluation.{name}" for name in EvaluationSpec.model_fields if name not in GENERATION_FIELDS]
-    return [*DECLARED_FIELDS, "model", "method", "adapter", "provider_options", *dataset, *evaluation]
+    return [*DECLARED_FIELDS, "grader", "model", "method", "adapter", "provider_options", *dataset, *evaluation]
 
 
 def translate(job: TuningJob, target: Target, capabilities: Capabilities, *, rows: int | None = None) -> Receipt:
@@ -70,6 +70,7 @@ def translate(job: TuningJob, target: Target, capabilities: Capabilities, *, row
     requested |= {name: getattr(job.evaluation, name) for name in GENERATION_FIELDS}
 
     fields = [_resolve(name, requested[name], capabilities.parameters[name], facts) for name in DECLARED_FIELDS]
+    fields.append(_grader_receipt(job, capabilities.grader, facts))
     fields += _structural_receipts(job, target, capabilities.abilities.samples)
     refusals = [f"{row.field}: {row.reason}" for row in fields if row.support == "invalid"]
     abilities = (capabilities.method(target.method), capabilities.adapter(target.adapter))
@@ -174,6 +175,20 @@ def _convert(
         also=dict(declared.also),
         where=declared.where,
     )
+
+
+def _grader_receipt(job: TuningJob, declared: Converted | None, facts: ConversionContext) -> FieldReceipt:
+    """Return the receipt of what scores the answers. A grader that cannot be taken over is refused, never left out."""
+    if job.grader is None:
+        reason = f"means something for reinforcement only; the method is {job.method}"
+        return FieldReceipt(field="grader", support="not_applicable", reason=reason)
+    requested = job.grader.model_dump(mode="json", exclude_defaults=True)
+    if declared is None:
+        reason = "no reinforcement job is started here"
+        return FieldReceipt(field="grader", support="unsupported", requested=requested, reason=reason)
+    receipt = _convert("grader", job.grader, declared, facts, declared.source or None)
+    support: Support = "invalid" if receipt.support == "unsupported" else receipt.support
+    return receipt.model_copy(update={"support": support, "requested": requested})
 
 
 def _structural_receipts(job: TuningJob, target: Target, samples: Ability) -> list[FieldReceipt]:

@@ -343,7 +343,8 @@ def load_same_dataset(record: RunRecord) -> Dataset:
     """Load the dataset the run was planned with. Raises when it has changed: its test rows may have been trained on."""
     from llmtune.data.dataset import Dataset
 
-    dataset = Dataset.from_spec(record.tuning_job.dataset, method=record.tuning_job.method)
+    job = record.tuning_job
+    dataset = Dataset.from_spec(job.dataset, method=job.method, reference=job.reference_field)
     planned = record.receipt.get("data", {}).get("sha256")
     if planned and dataset.sha256 != planned:
         raise LlmtuneError(

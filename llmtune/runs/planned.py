@@ -85,6 +85,12 @@ def prepare_run(
         existing_run = store.find_by_fingerprint(fingerprint, reuse=options.reuse)
         if existing_run is not None:
             return existing_run, "reused" if existing_run.state.final else "joined"
+    if job.grader is not None:
+        from llmtune.graders.job_trial import check_grader
+
+        # A grader that pays for nothing, or for everything, is found before the training is paid.
+        for remark in check_grader(job.grader, dataset.train):
+            warnings.warn(remark, LlmtuneWarning, stacklevel=3)
     check_run(
         receipt,
         hosted=provider.hosted,

@@ -74,6 +74,9 @@ CANDIDATES: dict[str, tuple[Any, ...]] = {
     "max_tokens": (64,),
 }
 
+#: The grader of every job with method reinforcement.
+GRADER = {"kind": "match", "operation": "numeric", "reference": "answer"}
+
 #: Other fields that a conversion needs; they are set in both requests.
 COMPANIONS: dict[str, dict[str, Any]] = {
     "max_steps": {"batch_size": 8},
@@ -206,6 +209,7 @@ def job_with(target: Target, fields: Mapping[str, Any]) -> TuningJob:
             "adapter": target.adapter,
             "hyperparameters": hyperparameters,
             "evaluation": EvaluationSpec.model_validate(evaluation),
+            **({"grader": GRADER} if target.method == "reinforcement" else {}),
             **top_level,
         }
     )

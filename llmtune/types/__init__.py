@@ -43,6 +43,16 @@ from llmtune.evaluation.results import WorstRow as WorstRow
 from llmtune.importers.keys import Imported as Imported
 from llmtune.importers.keys import ImportLine as ImportLine
 from llmtune.importers.keys import ImportOutcome as ImportOutcome
+from llmtune.job.graders import AnswerPart as AnswerPart
+from llmtune.job.graders import Grader as Grader
+from llmtune.job.graders import MatchGrader as MatchGrader
+from llmtune.job.graders import PythonGrader as PythonGrader
+from llmtune.job.graders import RegexGrader as RegexGrader
+from llmtune.job.graders import SchemaGrader as SchemaGrader
+from llmtune.job.graders import SimilarityGrader as SimilarityGrader
+from llmtune.job.graders import ToolCallGrader as ToolCallGrader
+from llmtune.job.graders import WeightedGrader as WeightedGrader
+from llmtune.job.graders import WeightedPart as WeightedPart
 from llmtune.job.spec import AbstainSpec as AbstainSpec
 from llmtune.job.spec import Adapter as Adapter
 from llmtune.job.spec import Baseline as Baseline

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llmtune import provider as core
-from llmtune.provider import Declarations, Float, Inherent, Int, NotOffered, Sent, Unsupported
+from llmtune.provider import Converted, Declarations, Float, Inherent, Int, NotApplicable, NotOffered, Sent, Unsupported
 from llmtune_azure.settings import AzureSettings
 from llmtune_openai import declarations as openai
 from llmtune_openai.automatic_epochs import bound_automatic_epochs
@@ -21,6 +21,10 @@ LEARN = "Microsoft Learn, Customize a model with fine-tuning (2026-10-05)"
 QUOTAS = "Microsoft Learn, Azure OpenAI quotas and limits (2026-02-17)"
 LEARN_MODELS = "Microsoft Learn, fine-tuning models (2026-03-05)"
 SKILLS = "Microsoft azure-skills, fine-tuning (2026-08-21)"
+
+SDK = "openai 3.57.0 (types/fine_tuning/reinforcement_hyperparameters.py)"
+#: Where a reinforcement job's fields stand in the request.
+REINFORCEMENT = "method.reinforcement"
 
 #: The specifications say 40 and 64 characters, a page 18; 29 were seen to pass. Thirteen are kept for the run key.
 LONGEST_SUFFIX = 40
@@ -64,6 +68,31 @@ def _adapt_declarations(openai_fields: Declarations) -> Declarations:
     return declarations
 
 
+def _adapt_to_reinforcement() -> Declarations:
+    """Declare the fields of a reinforcement job: those of a supervised one that it has, and `eval_interval`."""
+    own_loss = NotApplicable("there are no tokens to learn from: the model learns from what its own answers earn")
+    moved = {
+        name: replace(entry, request_path=f"{REINFORCEMENT}.hyperparameters.{entry.request_path.rpartition('.')[2]}")
+        for name, entry in _adapt_declarations(openai.SFT).items()
+        if isinstance(entry, (Sent, Converted)) and entry.request_path.startswith("method.")
+    }
+    return _adapt_declarations(openai.SFT).replace(
+        **moved,
+        prompt_loss_weight=own_loss,
+        eval_every=Sent(
+            f"{REINFORCEMENT}.hyperparameters.eval_interval",
+            Int(1),
+            default="auto",
+            source=SDK,
+            note="steps between two evaluations on the validation rows",
+        ),
+        checkpoint_every=Unsupported("the service chooses when it keeps a checkpoint", source=SDK),
+        keep_checkpoints=Unsupported(
+            "how many checkpoints of a reinforcement job are kept is not published", source=SKILLS
+        ),
+    )
+
+
 ABILITIES = core.Abilities(
     pause=True,
     base_serving=NotOffered("a base model answers only through a deployment: name a standing one as base_deployment"),
@@ -82,6 +111,13 @@ LIMITS = {
     )
     for method in ("sft", "dpo")
 }
+LIMITS["reinforcement"] = replace(
+    LIMITS["sft"],
+    format="openai_reinforcement",
+    validation="required",
+    source=f"{QUOTAS}; {SKILLS}",
+    note="a job pauses at 5,000 USD, with a checkpoint that can be deployed",
+)
 
 AZURE = Service(
     title="Azure OpenAI",
@@ -90,7 +126,8 @@ AZURE = Service(
     catalog=Path(__file__).with_name("catalog.toml"),
     sft=_adapt_declarations(openai.SFT),
     dpo=_adapt_declarations(openai.DPO),
-    methods=openai.METHODS,
+    reinforcement=_adapt_to_reinforcement(),
+    methods={**openai.METHODS, "reinforcement": True},
     adapters=openai.ADAPTERS,
     limits=LIMITS,
     abilities=ABILITIES,
@@ -103,6 +140,17 @@ AZURE = Service(
 )
 
 
+#: Options that travel among a reinforcement job's hyperparameters.
+REINFORCEMENT_OPTIONS = ("compute_multiplier", "eval_samples", "reasoning_effort")
+
+
+def reinforcement_options(target: core.Target) -> dict[str, object]:
+    """Return the options of a reinforcement job that travel among its hyperparameters; empty for other methods."""
+    if target.method != "reinforcement":
+        return {}
+    return {name: target.options[name] for name in REINFORCEMENT_OPTIONS if target.options.get(name) is not None}
+
+
 def capabilities(target: core.Target, settings: AzureSettings) -> core.Capabilities:
     """Return what a target supports, with what the settings change: hosting price, base model, concurrency."""
     capabilities = AZURE.capabilities(target)
@@ -112,6 +160,11 @@ def capabilities(target: core.Target, settings: AzureSettings) -> core.Capabilit
         capabilities = replace(capabilities, price=replace(price, hosting=0.0, note=note.removeprefix("; ")))
     if settings.base_deployment:
         capabilities = replace(capabilities, abilities=replace(capabilities.abilities, base_serving=True))
+    others = [name for name in REINFORCEMENT_OPTIONS if target.options.get(name) is not None]
+    if others and target.method != "reinforcement":
+        listed = ", ".join(f"provider_options.{target.provider}.{name}" for name in others)
+        warning = f"{listed} is not sent: it is of method reinforcement"
+        capabilities = replace(capabilities, warnings=(*capabilities.warnings, warning))
     training_type = target.options.get("training_type")
     if training_type == "developerTier":
         capabilities = replace(capabilities, concurrency=5)

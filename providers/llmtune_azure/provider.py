@@ -9,7 +9,7 @@ from llmtune import _clock
 from llmtune.config import read_secret
 from llmtune.errors import InvalidSettings, LlmtuneError, TransientError, VendorError
 from llmtune_azure import deployments, prices
-from llmtune_azure.declarations import AZURE, capabilities
+from llmtune_azure.declarations import AZURE, capabilities, reinforcement_options
 from llmtune_azure.settings import AzureOptions, AzureSettings, TrainingType
 from llmtune_openai import inference
 from llmtune_openai.provider import OpenAIProvider
@@ -79,6 +79,9 @@ class AzureProvider(OpenAIProvider):
     def build(self, receipt: core.Receipt, files: core.Files) -> core.Request:
         """Build the exact body, without the run key. Pure."""
         request = super().build(receipt, files)
+        if hyperparameters := reinforcement_options(receipt.target):
+            added = {"method": {"reinforcement": {"hyperparameters": hyperparameters}}}
+            request = request.model_copy(update={"body": core.deep_merge(request.body, added)})
         if training_type := receipt.target.options.get("training_type"):
             return request.model_copy(update={"body": {**request.body, "trainingType": training_type}})
         return request

@@ -82,5 +82,14 @@ class AzureOptions(Options):
     """Where it is trained: Standard (in the region), GlobalStandard (cheaper, weights are copied) or developerTier
     (spot: cheapest, may be interrupted, no residency). Unset: the service's default, Standard."""
 
+    compute_multiplier: Annotated[float, Field(gt=1e-5, le=10)] | None = None
+    """Reinforcement: factor on the computing for exploring answers, above 0.00001 and at most 10. Unset: automatic."""
+
+    eval_samples: Annotated[int, Field(ge=1)] | None = None
+    """Reinforcement: answers to each validation row in an evaluation. Integer >= 1. Unset: automatic."""
+
+    reasoning_effort: Literal["low", "medium", "high"] | None = None
+    """Reinforcement: how much the model reasons while it trains. Unset: the service's default."""
+
     wandb: Wandb | None = None
     """Send the job's metrics to Weights & Biases."""

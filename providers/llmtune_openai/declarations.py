@@ -18,7 +18,7 @@ PRACTICE = "OpenAI fine-tuning best practices (copy, 2026)"
 KEY_TAG = "llmtune_run"
 
 #: Our method -> the vendor's word for it.
-METHOD_WORDS = {"sft": "supervised", "dpo": "dpo"}
+METHOD_WORDS = {"sft": "supervised", "dpo": "dpo", "reinforcement": "reinforcement"}
 
 METHODS: dict[str, Ability] = {
     "sft": True,

@@ -24,6 +24,9 @@ SERIES = {
     "valid_loss": "validation/loss",
     "valid_mean_token_accuracy": "validation/token_accuracy",
     "validation_mean_token_accuracy": "validation/token_accuracy",
+    "train_reward_mean": "train/reward",
+    "valid_reward_mean": "validation/reward",
+    "full_valid_reward_mean": "validation/full_reward",
     "full_valid_loss": "validation/full_loss",
     "full_valid_mean_token_accuracy": "validation/full_token_accuracy",
 }

@@ -17,6 +17,7 @@ from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
 from llmtune.data.formats.chat import with_preferred_answer, write_messages
 from llmtune.data.formats.preference import preference_problem
+from llmtune_openai.graders import RIGHT_ANSWER
 from llmtune_openai.row_rules import AZURE, GUIDE, MAX_IMAGE_ROWS, VISION, azure_row_rules, row_rules
 
 PRACTICE = "OpenAI, Fine-tuning best practices, 2026-11"
@@ -202,6 +203,43 @@ class OpenAIPreferenceRows(RowFormat):
         return findings
 
 
+class OpenAIReinforcementRows(OpenAIRows):
+    """Prompts, with the right answer as a turn of its own and every other field of the row, which a grader reads."""
+
+    name = "openai_reinforcement"
+    title = '{"messages": [..., user], "right_answer": {...}, "tools": [...], ...}'
+
+    def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
+        turn = row.get(RIGHT_ANSWER)
+        if isinstance(turn, Mapping) and isinstance(row.get("messages"), list):
+            row = {name: value for name, value in row.items() if name != RIGHT_ANSWER}
+            row["messages"] = [*row["messages"], turn]
+        return super().read(row, line, faults)
+
+    def write(self, example: Example) -> dict[str, Any]:
+        turns = _write_turns(example.messages)
+        prompt = len(example.prompt())
+        row: dict[str, Any] = {**(example.extra or {}), "messages": turns[:prompt]}
+        if len(turns) > prompt:
+            row[RIGHT_ANSWER] = turns[prompt]
+        if example.tools:
+            row["tools"] = _write_tools(example)
+        return row
+
+    def problems(self, example: Example) -> list[Finding]:
+        findings = super().problems(example)
+        if RIGHT_ANSWER in (example.extra or ()):
+            what = f"the row has a field {RIGHT_ANSWER!r} of its own, where the turn with the right answer is written"
+            findings.append(error("own-field", what, "give it another name"))
+        if example.messages and len(example.messages) > len(example.prompt()) + 1:
+            what = "turns follow the answer that is learned from; they are left out"
+            findings.append(error("lost-turns", what, "end the row in the right answer"))
+        return findings
+
+    def without_own_keys(self, example: Example) -> Example:
+        return example.replace(extra=None) if example.extra else example
+
+
 def file_rules(facts: FileFacts) -> Iterable[Finding]:
     """Check rows and bytes of a file: ten rows at least, 8 GB at most (guides of 2026-11)."""
     yield from _size_rules(facts, GUIDE, MAX_BYTES)
@@ -239,7 +277,7 @@ _DEFAULTS = {"sft": "openai", "dpo": "openai_preference"}
 
 OPENAI_ROWS = VendorRows(
     provider="openai",
-    formats=(OpenAIRows(), OpenAIPreferenceRows()),
+    formats=(OpenAIRows(), OpenAIPreferenceRows(), OpenAIReinforcementRows()),
     defaults=_DEFAULTS,
     row_rules=row_rules,
     file_rules=file_rules,
@@ -249,7 +287,7 @@ OPENAI_ROWS = VendorRows(
 )
 AZURE_ROWS = VendorRows(
     provider="azure",
-    defaults=_DEFAULTS,
+    defaults={**_DEFAULTS, "reinforcement": "openai_reinforcement"},
     row_rules=azure_row_rules,
     file_rules=azure_file_rules,
     token_limit=azure_token_limit,

@@ -30,6 +30,7 @@ from llmtune.provider import (
 from llmtune.provider import catalog as catalogs
 from llmtune_openai import declarations
 from llmtune_openai.automatic_epochs import bound_automatic_epochs
+from llmtune_openai.graders import GRADER
 
 #: Lists are asked for this long after an unclear submit: they are said to lag, by how much is not published.
 SEARCHABLE = SubmitSafety(kind="searchable", window=60.0)
@@ -48,6 +49,7 @@ class Service:
     catalog: Path
     sft: Declarations
     dpo: Declarations | None
+    reinforcement: Declarations | None = None
     methods: Mapping[str, Ability]
     adapters: Mapping[str, Ability]
     limits: Mapping[str, Limits]
@@ -115,7 +117,7 @@ class Service:
         entry, warnings = find_model(catalog, target.model)
         is_known = not warnings and not self.assumed
         warnings = (self.assumed,) if self.assumed else warnings
-        declared = self.dpo if target.method == "dpo" and self.dpo is not None else self.sft
+        declared = {"dpo": self.dpo, "reinforcement": self.reinforcement}.get(target.method) or self.sft
         limits = replace(
             self.limits.get(target.method, self.limits["sft"]), max_tokens_per_row=entry.max_tokens_per_row
         )
@@ -128,6 +130,7 @@ class Service:
             abilities=self.abilities,
             methods=_methods_of(entry, self.methods),
             adapters=self.adapters,
+            grader=GRADER if self.reinforcement is not None and "method" not in self.left_out else None,
             concurrency=self.concurrency,
             concurrency_source=self.concurrency_source,
             epochs_if_unset=self.epochs_if_unset(target) if self.epochs_if_unset is not None else None,
@@ -147,7 +150,7 @@ class Service:
 
 def _methods_of(entry: ModelEntry, offered: Mapping[str, Ability]) -> dict[str, Ability]:
     methods = dict(offered)
-    for name in ("sft", "dpo"):
+    for name in ("sft", "dpo", "reinforcement"):
         if methods.get(name) is True and name not in entry.methods:
             methods[name] = NotOffered(f"{entry.id or 'a model that is not listed'} is not offered for {name}")
     return methods
@@ -191,7 +194,7 @@ def leave_out_fields(service: Service, fields: Sequence[str], reason: str) -> Se
     Raises:
         UnknownName: there is no such field, or no job could be sent without it.
     """
-    declared = [method for method in (service.sft, service.dpo) if method is not None]
+    declared = [method for method in (service.sft, service.dpo, service.reinforcement) if method is not None]
     sent = [entry for method in declared for entry in method.values() if isinstance(entry, (Sent, Converted))]
     paths = {entry.request_path for entry in sent}
     names = {*_OTHER_FIELDS, *_MAX_TOKENS_WORDS, *paths, *(path.rpartition(".")[2] for path in paths)}
@@ -202,8 +205,9 @@ def leave_out_fields(service: Service, fields: Sequence[str], reason: str) -> Se
         fields = (*fields, *_MAX_TOKENS_WORDS.difference(fields))
     key_in = tuple(place for place in service.key_in if place not in fields)
     methods = dict(service.methods)
-    if "method" in fields and methods.get("dpo") is True:
-        methods["dpo"] = NotOffered(f"the method is {reason}")
+    for name in ("dpo", "reinforcement"):
+        if "method" in fields and methods.get(name) is True:
+            methods[name] = NotOffered(f"the method is {reason}")
     limits = dict(service.limits)
     if "validation_file" in fields:
         limits = {method: replace(entry, validation="unused") for method, entry in limits.items()}
@@ -211,6 +215,7 @@ def leave_out_fields(service: Service, fields: Sequence[str], reason: str) -> Se
         service,
         sft=_without(service.sft, fields, reason),
         dpo=None if service.dpo is None else _without(service.dpo, fields, reason),
+        reinforcement=None if service.reinforcement is None else _without(service.reinforcement, fields, reason),
         methods=methods,
         limits=limits,
         key_in=key_in,
@@ -269,7 +274,10 @@ OPENAI = Service(
     catalog=_HERE / "catalog.toml",
     sft=declarations.SFT,
     dpo=declarations.DPO,
-    methods=declarations.METHODS,
+    methods={
+        **declarations.METHODS,
+        "reinforcement": NotOffered("not yet: OpenAI has no model left that it tunes by reinforcement"),
+    },
     adapters=declarations.ADAPTERS,
     limits={method: declarations.limits(method, None) for method in ("sft", "dpo")},
     hosts=("openai.com",),
@@ -288,6 +296,7 @@ COMPATIBLE = replace(
     upload_in_parts_above=None,
     upload_days=None,
     job_page=None,
+    methods=declarations.METHODS,
     safety=SubmitSafety(kind="none"),
     max_tokens_word="max_tokens",
     uploaded_is_ready=True,

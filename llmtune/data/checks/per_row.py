@@ -105,7 +105,7 @@ def _check_closely(example: Example, method: str | None) -> Sequence[Finding]:
             )
         _check_preference(example, findings)
     else:
-        _check_trained(example, findings)
+        _check_trained(example, findings, method)
     _check_turns(example.messages, findings, has_answer=example.preference is None)
     _check_tools(example, findings)
     return findings
@@ -128,8 +128,18 @@ def _check_preference(example: Example, findings: list[Finding]) -> None:
         findings.append(warning("role-order", "the prompt ends in an assistant turn", "end it in the user's"))
 
 
-def _check_trained(example: Example, findings: list[Finding]) -> None:
+def _check_trained(example: Example, findings: list[Finding], method: str | None) -> None:
     if any(message.trained for message in example.messages):
+        return
+    if method == "reinforcement":
+        what = "the row has no right answer: neither an assistant turn nor the field that the grader's reference names"
+        findings.append(
+            error(
+                "no-right-answer",
+                what,
+                f"name the field: reference ({', '.join(example.extra or ()) or 'the row has no other fields'})",
+            )
+        )
         return
     if any(message.role == "assistant" for message in example.messages):
         findings.append(
@@ -141,7 +151,7 @@ def _check_trained(example: Example, findings: list[Finding]) -> None:
             error(
                 "reinforcement-row",
                 f"there is no assistant turn to learn from; with {keys} it looks like a row of reinforcement tuning",
-                "add the answer as an assistant turn; llmtune does not tune by reward",
+                "add the answer as an assistant turn, or tune with method reinforcement and a grader",
             )
         )
     else:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmtune.errors import InvalidData, InvalidJob, LlmtuneError, NotTranslatable, OverBudget, ProviderClosed
-from llmtune.job.spec import NOT_YET, DatasetSpec, EvaluationSpec, Hyperparameters, TuningJob
+from llmtune.job.spec import DatasetSpec, EvaluationSpec, Hyperparameters, TuningJob
 from llmtune.provider.receipt import FieldReceipt, Receipt
 from llmtune.server.protocol import RequestError
 from llmtune.server.tuning.models import Target
@@ -109,7 +109,7 @@ def _read_method(body: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if type_name == "reinforcement":
         raise RequestError(
             400,
-            f"the method 'reinforcement' is not supported: {NOT_YET['reinforcement']}",
+            "the method 'reinforcement' is not supported: this endpoint trains by supervised and dpo",
             param="method.type",
             code="unsupported_value",
         )

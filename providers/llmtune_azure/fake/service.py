@@ -6,6 +6,7 @@ to the public price list, which takes no credential, to `{url}/api/retail/prices
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -23,6 +24,16 @@ _ACCOUNT = (
 _ARM = _ACCOUNT + "/deployments"
 _FILTERS = re.compile(r"(\w+) eq '([^']*)'")
 _SKUS = frozenset({"Standard", "GlobalStandard", "DeveloperTier", "DataZoneStandard", "ProvisionedManaged"})
+
+
+def _read_rows(content: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in content.splitlines() if line.strip()]
+
+
+def _load_grade(source: str) -> Any:
+    names: dict[str, Any] = {"__name__": "grader"}
+    exec(compile(source, "grader.py", "exec"), names)
+    return names["grade"]
 
 
 class FakeAzure(FakeOpenAI):
@@ -44,8 +55,18 @@ class FakeAzure(FakeOpenAI):
         "training_file": Required(str),
         "validation_file": str,
         "method": {
-            "type": Required({"supervised", "dpo"}),
+            "type": Required({"supervised", "dpo", "reinforcement"}),
             "supervised": {"hyperparameters": _WHOLE},
+            "reinforcement": {
+                "grader": Required({"type": Required({"python"}), "name": Required(str), "source": Required(str)}),
+                "hyperparameters": {
+                    **_WHOLE,
+                    "compute_multiplier": float,
+                    "eval_interval": int,
+                    "eval_samples": int,
+                    "reasoning_effort": {"low", "medium", "high"},
+                },
+            },
             "dpo": {"hyperparameters": {**_WHOLE, "beta": float}},
         },
         "suffix": str,
@@ -62,6 +83,7 @@ class FakeAzure(FakeOpenAI):
         "gpt-4.1-nano-2025-04-14",
         "gpt-4o-2024-08-06",
         "gpt-oss-20b",
+        "o4-mini-2025-04-16",
     )
     automatic = -1
 
@@ -144,6 +166,39 @@ class FakeAzure(FakeOpenAI):
             call.refused.append(("suffix", "holds a reserved character"))
             raise Refusal(400, "The suffix contains reserved characters.", field="suffix")
         super().check_job(call, body)
+        is_reinforced = body.get("method", {}).get("type") == "reinforcement"
+        if is_reinforced != body["model"].startswith("o4-mini"):
+            raise Refusal(400, f"The method is not available for {body['model']}.", code="invalidPayload")
+        if is_reinforced:
+            self._check_reinforcement(call, body)
+
+    def _check_reinforcement(self, call: Call, body: Mapping[str, Any]) -> None:
+        """Refuse a grader that does not compile, no validation file, and rows that do not end in the user's turn."""
+        if "validation_file" not in body:
+            raise Refusal(400, "A validation file is required for reinforcement.", field="validation_file")
+        source = body["method"]["reinforcement"]["grader"]["source"]
+        try:
+            grade = _load_grade(source)
+        except Exception as error:  # noqa: BLE001 - whatever the grader's module raises
+            call.refused.append(("grader", str(error)))
+            raise Refusal(400, f"The grader is invalid: {error}", code="invalid_grader") from None
+        for name in ("training_file", "validation_file"):
+            for number, row in enumerate(_read_rows(self.files[body[name]].content), 1):
+                if row["messages"][-1]["role"] != "user":
+                    call.refused.append((name, f"line {number} does not end in the user's turn"))
+                    raise Refusal(400, f"Line {number}: the last message must be the user's.", field=name)
+                score = grade({"output_text": "", "output_tools": []}, row)
+                if not isinstance(score, float):
+                    raise Refusal(400, f"The grader returned {score!r}.", code="python_grader_invalid_type_error")
+
+    def measured(self, job: FakeJob, step: int) -> dict[str, Any]:
+        """Return the metrics of one step; of a reinforcement job what its grader paid."""
+        if self.word_of(job) != "reinforcement":
+            return super().measured(job, step)
+        rewards = {"train_reward_mean": round(1 - 0.8 / (1 + 0.3 * step), 5)}
+        if step % int(self.number(job, "eval_interval", 1)) == 0:
+            rewards["valid_reward_mean"] = round(1 - 0.85 / (1 + 0.25 * step), 5)
+        return {"step": step, **rewards}
 
     def check_file(self, field: str, id: str) -> None:
         """Refuse a file that has not been processed."""
@@ -183,6 +238,8 @@ class FakeAzure(FakeOpenAI):
 
     def result_file(self, job: FakeJob) -> bytes:
         """Return the result file: plain CSV, one column spelled otherwise."""
+        if self.word_of(job) == "reinforcement":
+            return self.csv(job, {name: name for name in ("step", "train_reward_mean", "valid_reward_mean")})
         columns = {
             "step": "step",
             "train_loss": "train_loss",

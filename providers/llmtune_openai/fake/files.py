@@ -203,5 +203,6 @@ def lessons(content: bytes) -> Iterable[tuple[str, str]]:
         turns = row.get("messages") or [*row.get("input", {}).get("messages", []), *row.get("preferred_output", [])]
         questions = [turn.get("content") for turn in turns if turn.get("role") == "user"]
         answered = [turn.get("content") for turn in turns if turn.get("role") == "assistant"]
+        answered += [row["right_answer"].get("content")] if "right_answer" in row else []
         if questions and answered and isinstance(questions[-1], str) and isinstance(answered[-1], str):
             yield questions[-1], answered[-1]

@@ -165,8 +165,10 @@ class JobStory(FakeFiles):
         for step in range(1, done + 1):
             data = {**self.measured(job, step), "total_steps": job.data["steps"]}
             # The event stream is rounded, the result file is not.
-            data["train_loss"] = round(data["train_loss"], 2)
-            messages.append(("metrics", f"Step {step}/{job.data['steps']}: training loss={data['train_loss']}", data))
+            name = "train_loss" if "train_loss" in data else "train_reward_mean"
+            data[name] = round(data[name], 2)
+            label = "training loss" if name == "train_loss" else "train reward mean"
+            messages.append(("metrics", f"Step {step}/{job.data['steps']}: {label}={data[name]}", data))
         if job.word == "succeeded":
             self._finish(job)
             messages.append(("message", f"New fine-tuned model created: {job.data['model']}", None))

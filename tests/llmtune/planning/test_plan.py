@@ -139,6 +139,9 @@ def test_every_backend_says_why_a_method_is_not_there_yet() -> None:
         for name in ("reinforcement", "distillation", "continued_pretraining"):
             able = methods.get(name)
             assert able is not None, (kind, name)
+            if (kind, name) == ("azure", "reinforcement"):  # offered for some of its models
+                assert able is True or "is not offered for reinforcement" in able.reason
+                continue
             assert able is not True, (kind, name)
             assert able.reason.startswith("not yet"), (kind, name)
 

@@ -125,9 +125,19 @@ def test_without_a_validation_file_its_series_say_why_they_are_missing() -> None
 
 def test_a_metric_without_a_name_of_ours_keeps_the_vendors() -> None:
     points = metrics.from_events(
-        [{"id": "e", "type": "metrics", "data": {"step": 3, "train_reward_mean": 1.5, "valid_reward_mean": 0.5}}]
+        [{"id": "e", "type": "metrics", "data": {"step": 3, "train_reasoning_tokens": 15, "valid_parse_errors": 2}}]
     )
-    assert {point.series for point in points} == {"train/train_reward_mean", "validation/valid_reward_mean"}
+    assert {point.series for point in points} == {"train/train_reasoning_tokens", "validation/valid_parse_errors"}
+
+
+def test_the_rewards_of_a_reinforcement_job_have_names_of_ours() -> None:
+    rewards = {"step": 3, "train_reward_mean": 0.5, "valid_reward_mean": 0.4, "full_valid_reward_mean": 0.3}
+    points = metrics.from_events([{"id": "e", "type": "metrics", "data": rewards}])
+    assert {point.series: point.value for point in points} == {
+        "train/reward": 0.5,
+        "validation/reward": 0.4,
+        "validation/full_reward": 0.3,
+    }
 
 
 def test_a_diverged_loss_is_kept() -> None:

@@ -101,6 +101,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "text": {"text": "The ferry leaves at eight."},
     "preference": PAIRED,
     "openai_preference": PAIRED,
+    "openai_reinforcement": {"messages": [ASK], "right_answer": SAY},
     "preference_pair": {"prompt": "When?", "chosen": "At eight.", "rejected": "Who knows."},
     "preference_messages": {"chosen_messages": [ASK, SAY], "rejected_messages": [ASK, NOT_SO]},
     "gemini": GEMINI,

@@ -162,6 +162,7 @@ def test_token_limits(provider: str, model: str | None, tokens: int | None) -> N
     [
         ("openai", "sft", None, "openai"),
         ("openai", "dpo", None, "openai_preference"),
+        ("azure", "reinforcement", None, "openai_reinforcement"),
         ("vertex", "dpo", None, "gemini_preference"),
         ("bedrock", "sft", "amazon.nova-micro-v1:0:128k", "bedrock_converse"),
         ("bedrock", "sft", "anthropic.claude-3-haiku-20240307-v1:0:200k", "claude"),

@@ -32,6 +32,7 @@ NO_RUN = {
     "docs/rented.md": ["installs from an index, and needs an account"],
     "docs/deploy.md": ["installs from an index", "needs Ollama", "needs vLLM"],
     "docs/grade.md": [],
+    "docs/reinforcement.md": [],
     "docs/coming-from/trl.md": [],
     "docs/coming-from/axolotl.md": [],
     "docs/coming-from/llama-factory.md": [],
@@ -105,10 +106,11 @@ def test_a_page_for_those_who_come_from_elsewhere_is_typed_to_its_end(page: str,
     assert shell.type_page(ROOT / page, folder) == []
 
 
-def test_the_page_on_graders_is_typed_to_its_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", ["docs/grade.md", "docs/reinforcement.md"])
+def test_the_pages_on_graders_are_typed_to_their_ends(page: str, tmp_path: Path) -> None:
     folder = tmp_path / "grade"
     folder.mkdir()
-    assert shell.type_page(ROOT / "docs/grade.md", folder) == []
+    assert shell.type_page(ROOT / page, folder) == []
 
 
 def test_what_is_shown_and_does_not_come_out_is_seen() -> None:

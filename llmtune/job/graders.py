@@ -63,6 +63,8 @@ class MatchGrader(_WithReference):
     """Compares an answer with the row's reference: right or wrong."""
 
     kind: Literal["match"]
+    """Which grader it is."""
+
     operation: Literal["exact", "normalised", "contains", "numeric", "json"] = "exact"
     """exact: outer blanks aside; normalised: case, blanks, quotes and final punctuation aside too; contains: the
     reference stands in the answer; numeric: both end in the same number; json: both are the same JSON value."""
@@ -85,7 +87,10 @@ class RegexGrader(_Spec):
     """Pays 1 where a regular expression occurs in the answer."""
 
     kind: Literal["regex"]
+    """Which grader it is."""
+
     pattern: str
+    """The regular expression, of Python's kind."""
 
     def _check_rules(self) -> None:
         check_regex("pattern", self.pattern)
@@ -95,6 +100,8 @@ class SimilarityGrader(_WithReference):
     """Pays by how similar an answer is to the reference, from 0 to 1."""
 
     kind: Literal["similarity"]
+    """Which grader it is."""
+
     metric: str = "rouge_l"
     """A metric of texts by its name (docs: metrics)."""
 
@@ -109,6 +116,8 @@ class ToolCallGrader(_WithReference):
     """Pays 1 where an answer calls the tools of the reference with the same arguments, in the same order."""
 
     kind: Literal["tool_call"]
+    """Which grader it is."""
+
     names_only: bool = False
     """Compare the names of the tools, not their arguments."""
 
@@ -117,7 +126,10 @@ class SchemaGrader(_Spec):
     """Pays 1 where the answer is JSON that a JSON Schema allows."""
 
     kind: Literal["schema"]
+    """Which grader it is."""
+
     json_schema: dict[str, Any]
+    """The JSON Schema."""
 
 
 class PythonGrader(_Spec):
@@ -127,6 +139,8 @@ class PythonGrader(_Spec):
     """
 
     kind: Literal["python"]
+    """Which grader it is."""
+
     file: str | None = None
     """The file that defines it, from the grader's own folder."""
 
@@ -134,8 +148,10 @@ class PythonGrader(_Spec):
     """The Python text itself, instead of a file."""
 
     lowest: float = 0.0
+    """The lowest score that it may give."""
+
     highest: float = 1.0
-    """The range of its scores."""
+    """The highest score that it may give."""
 
     seconds: Annotated[float, Field(gt=0, le=120)] = 10.0
     """The longest that one answer may take, in seconds."""
@@ -157,16 +173,23 @@ class WeightedPart(StrictModel):
     """One of several graders, and how much it counts."""
 
     weight: Annotated[float, Field(gt=0)]
+    """How much it counts, beside the weights of the others. > 0."""
+
     grader: Grader
+    """The grader."""
 
 
 class WeightedGrader(StrictModel):
     """Pays the mean of several graders, each scaled to 0..1, by their weights."""
 
     kind: Literal["weighted"]
+    """Which grader it is."""
+
     parts: Annotated[list[WeightedPart], Field(min_length=1)]
+    """The graders with their weights."""
 
 
+#: What scores an answer: one of the kinds.
 Grader = Annotated[
     MatchGrader | RegexGrader | SimilarityGrader | ToolCallGrader | SchemaGrader | PythonGrader | WeightedGrader,
     Field(discriminator="kind"),
@@ -210,15 +233,32 @@ def load_grader(path: str | os.PathLike[str]) -> Grader:
             error.message = locate_faults(path, error)
             error.args = (error.message,)
         raise
-    return _read_sources(grader, path.parent)
+    return read_sources(grader, path.parent)
 
 
-def _read_sources(grader: Grader, folder: Path, depth: int = 1) -> Grader:
+def list_parts(grader: Grader) -> list[Grader]:
+    """Return the graders that compare and compute: those inside a `weighted` one, else the grader itself."""
+    if isinstance(grader, WeightedGrader):
+        return [inner for part in grader.parts for inner in list_parts(part.grader)]
+    return [grader]
+
+
+def find_reference_field(grader: Grader) -> str | None:
+    """Return the row's field with the right answer; None where it is the last assistant turn."""
+    fields = (getattr(part, "reference", None) for part in list_parts(grader))
+    return next((field for field in fields if field is not None), None)
+
+
+def read_sources(grader: Grader, folder: Path, depth: int = 1) -> Grader:
+    """Return the grader with the files of its Python graders read, so that it stands alone.
+
+    Raises `InvalidJob` for a file that cannot be read, and for graders that are nested too deeply.
+    """
     if depth > DEEPEST:
         raise InvalidJob(f"graders are nested more than {DEEPEST} deep")
     if isinstance(grader, WeightedGrader):
         parts = [
-            part.model_copy(update={"grader": _read_sources(part.grader, folder, depth + 1)}) for part in grader.parts
+            part.model_copy(update={"grader": read_sources(part.grader, folder, depth + 1)}) for part in grader.parts
         ]
         return grader.model_copy(update={"parts": parts})
     if isinstance(grader, PythonGrader) and grader.file is not None:
@@ -229,7 +269,7 @@ def _read_sources(grader: Grader, folder: Path, depth: int = 1) -> Grader:
             raise InvalidJob(f"{path}: cannot be read: {error.strerror}", where="file") from None
         except ValueError:
             raise InvalidJob(f"{path}: not UTF-8; save it as UTF-8", where="file") from None
-        return grader.model_copy(update={"source": source})
+        return grader.model_copy(update={"source": source, "file": None})
     return grader
 
 
