@@ -10,7 +10,7 @@ import typer
 
 from llmtune.cli.completion import complete_provider
 from llmtune.cli.job_options import BaseModelName, JobName, JobOptions, LimitRows, Seed, SetFields
-from llmtune.errors import EXIT_INTERRUPTED, RunFailed
+from llmtune.errors import EXIT_INTERRUPTED, InvalidJob, RunFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +53,14 @@ def tune(
     allow_lossy_data: Annotated[bool, typer.Option(help="Leave out content that the row format cannot hold.")] = False,
     new: Annotated[bool, typer.Option("--new", help="Start another run although the same one is unfinished.")] = False,
     reuse: Annotated[bool, typer.Option("--reuse", help="Return a finished run of the same content.")] = False,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            help="Train so many times, each with another seed, and report the spread. A budget is for all together;"
+            " finished runs of these seeds are reused.",
+            show_default=False,
+        ),
+    ] = None,
     fallback_on: Annotated[
         str,
         typer.Option(help="Other reasons to try the next backend: failed, over_budget, 'queued>2h' (comma-separated)."),
@@ -82,8 +90,12 @@ def tune(
     Conditions.parse(conditions)  # a wrong word is a mistake even where there is one backend only
     backends = [get_provider(backend.strip()) for backend in provider.split(",") if backend.strip()]
     loaded, _ = JobOptions(fields, name, seed, limit_rows, model).load(job, "tune", provider)
+    if seeds is not None and (len(backends) > 1 or conditions):
+        raise InvalidJob("seeds are compared at one backend, and several are named", where="--seeds")
+    if seeds is not None and detach:
+        raise InvalidJob("the spread is computed when all runs have ended", where="--seeds", hint="leave out --detach")
     if budget is None and not yes:
-        yes = _confirm_cost(loaded, backends, suggest_reuse=not (new or reuse))
+        yes = _confirm_cost(loaded, backends, suggest_reuse=not (new or reuse or seeds), runs=seeds or 1)
     options: dict[str, Any] = {
         "yes": yes,
         "budget": budget,
@@ -96,6 +108,11 @@ def tune(
     }
     if len(backends) > 1:
         _print_fallbacks(loaded, backends)
+    if seeds is not None:
+        del options["reuse"]  # finished runs of these seeds are reused without it
+        report = _tune_with_seeds(loaded, backends[0], seeds, stall_timeout, options)
+        _print_report(report, as_json=as_json)
+        return
     if conditions and len(backends) > 1 and not detach:
         report = _tune_with_fallback(loaded, backends, conditions, stall_timeout, options)
         _print_report(report, as_json=as_json)
@@ -108,7 +125,7 @@ def tune(
     follow_to_report(run, partial(follow, stall_timeout=stall_timeout), as_json=as_json)
 
 
-def _confirm_cost(job: TuningJob, backends: list[Provider], *, suggest_reuse: bool) -> bool:
+def _confirm_cost(job: TuningJob, backends: list[Provider], *, suggest_reuse: bool, runs: int) -> bool:
     """Ask about the first backend that takes the job, if it bills; return whether anything was confirmed."""
     from llmtune.runs.plans import plan
 
@@ -117,7 +134,7 @@ def _confirm_cost(job: TuningJob, backends: list[Provider], *, suggest_reuse: bo
             return False
         receipt = plan(job, backend)
         if receipt.lifecycle.open and not receipt.refusals:
-            confirm(receipt, find_finished(job, receipt) if suggest_reuse else None)
+            confirm(receipt, find_finished(job, receipt) if suggest_reuse else None, runs=runs)
             return True
     return False
 
@@ -162,6 +179,28 @@ def _tune_with_fallback(
         return tune_first(job, backends, fallback_on=conditions, follow=follow_run, on_start=_print_start, **options)
     except KeyboardInterrupt:
         err.print("\nthe run continues; the same command reattaches to it and to the list of backends", soft_wrap=True)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _tune_with_seeds(
+    job: TuningJob, backend: Provider, seeds: int, stall_timeout: float | None, options: dict[str, Any]
+) -> Report:
+    """Train with several seeds; Ctrl-C leaves what has begun running."""
+    from llmtune.cli.output import err
+    from llmtune.cli.progress import follow
+    from llmtune.runs.seeds import tune_seeds
+
+    try:
+        return tune_seeds(
+            job,
+            backend,
+            seeds,
+            follow=lambda run: follow(run, stall_timeout=stall_timeout),
+            on_start=_print_start,
+            **options,
+        )
+    except KeyboardInterrupt:
+        err.print("\nwhat has begun continues; the same command goes on with all of it", soft_wrap=True)
         sys.exit(EXIT_INTERRUPTED)
 
 
@@ -227,8 +266,8 @@ def find_finished(job: TuningJob, receipt: Receipt) -> RunRecord | None:
     return None
 
 
-def confirm(receipt: Receipt, finished: RunRecord | None = None) -> None:
-    """Show the estimate and ask whether to start; a `finished` run of the same content is pointed out.
+def confirm(receipt: Receipt, finished: RunRecord | None = None, *, runs: int = 1) -> None:
+    """Show the estimate and ask whether to start so many runs; a `finished` run of the same content is pointed out.
 
     Raises:
         OverBudget: the user declined, or there is no terminal to ask on; the hint says what to pass instead.
@@ -242,7 +281,8 @@ def confirm(receipt: Receipt, finished: RunRecord | None = None) -> None:
         return  # `start` refuses with the full sentence
     if not (err.is_terminal and sys.stdin.isatty()):
         raise OverBudget(
-            f"{receipt.target.provider} bills this run (estimate: {receipt.cost.sentence()}); nobody can confirm here",
+            f"{receipt.target.provider} bills {'this run' if runs == 1 else f'each of {runs} runs'} (estimate:"
+            f" {receipt.cost.sentence()}); nobody can confirm here",
             hint="pass --budget USD or --yes",
         )
     print_plans(err, receipt.job_name, {receipt.target.provider: receipt}, every_field=False, request=False)
@@ -252,5 +292,6 @@ def confirm(receipt: Receipt, finished: RunRecord | None = None) -> None:
             f" nothing (llmtune report {finished.id})",
             soft_wrap=True,
         )
-    if not ask_user(f"Start at {receipt.target.provider} for {receipt.cost.sentence()}?"):
+    times = "" if runs == 1 else f", {runs} times"
+    if not ask_user(f"Start at {receipt.target.provider} for {receipt.cost.sentence()}{times}?"):
         raise OverBudget("not confirmed; nothing was sent", hint="llmtune plan shows the estimate again")

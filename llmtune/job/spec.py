@@ -167,6 +167,10 @@ class Hyperparameters(StrictModel):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Share of the target's probability spread evenly over the vocabulary (arXiv:1512.00567). [0, 1)."""
 
+    replay_share: Annotated[float, Field(ge=0, le=0.5)] | None = None
+    """Share of the loss that goes to the base model's own answers to general prompts, against forgetting. 0..0.5; 0 is
+    off (rehearsal, arXiv:2205.12393)."""
+
     max_sequence_length: Annotated[int, Field(ge=1)] | None = None
     """Longest row in tokens, template included. Integer >= 1. What happens to longer rows: `dataset.on_too_long`."""
 

@@ -10,6 +10,7 @@ Sources: Wilson 1927 (J. Am. Stat. Assoc. 22:209); Newcombe 1998 (Stat. Med. 17:
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -286,6 +287,47 @@ def interval_of_mean(
         return wilson(int(sum(values)), len(values), level)
     interval = bootstrap(mean_of(values), len(values), level=level, resamples=resamples, seed=seed)
     return widen_interval(interval, len(values))
+
+
+def interval_over_seeds(values: Sequence[float], *, unit: str = "", level: float = LEVEL) -> Interval:
+    """Compute Student's t interval of the mean of one figure over runs that differ in nothing but their seed.
+
+    It says how far the mean would move with other seeds, not with other rows. For a share it is cut at 0 and 1.
+
+    Raises:
+        InvalidData: fewer than two values.
+    """
+    from scipy.stats import t
+
+    if len(values) < 2:
+        raise InvalidData(f"a spread over seeds needs at least two values, not {len(values)}")
+    half_width = float(t.ppf((1 + level) / 2, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    mean = statistics.fmean(values)
+    low, high = mean - half_width, mean + half_width
+    if unit == "share":
+        low, high = max(0.0, low), min(1.0, high)
+    return Interval(low=low, high=high, level=level, method="t over seeds")
+
+
+def interval_between_seeds(
+    baseline: Sequence[float], values: Sequence[float], *, level: float = LEVEL
+) -> Interval | None:
+    """Compute the t interval of the difference of two means (`values` less `baseline`) over runs with different seeds.
+
+    Both are taken to vary alike from seed to seed, so that a single run can be compared with several. None where
+    neither has more than one value.
+    """
+    from scipy.stats import t
+
+    groups = [list(baseline), list(values)]
+    freedom = sum(len(group) - 1 for group in groups)
+    if not all(groups) or freedom < 1:
+        return None
+    squares = sum((len(group) - 1) * statistics.variance(group) for group in groups if len(group) > 1)
+    error = math.sqrt(squares / freedom * sum(1 / len(group) for group in groups))
+    half_width = float(t.ppf((1 + level) / 2, freedom)) * error
+    change = statistics.fmean(values) - statistics.fmean(baseline)
+    return Interval(low=change - half_width, high=change + half_width, level=level, method="t over seeds")
 
 
 def widen_interval(interval: Interval, rows: int) -> Interval:

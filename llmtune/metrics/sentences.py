@@ -30,6 +30,16 @@ SENTENCES: Final[dict[str, str]] = {
     "not_separable": (
         "Base and tuned model are not separable: {metric} was {before} and is {after} ({change}); {settle}."
     ),
+    "within_seeds": (
+        "Tuning is not shown to help or hurt: {metric} was {before}, and with {seeds} it is {mean} on average ({within}"
+        " over the seeds), so that another seed may undo the difference."
+    ),
+    "over_seeds": "With {seeds} {metric} is {mean} on average ({within} over the seeds), from {lowest} to {highest}.",
+    "one_seed": "Of {seeds} only one has a figure, so that the spread over seeds is not known.",
+    "gate_within_seeds": (
+        "The run is not shown to be {what} than the baseline: {moved} ({change}), but from seed to seed the difference"
+        " may be anything from {low} to {high}."
+    ),
     # Beside the verdict.
     "untold_base": "The prompts do not name the labels, so the base model was never told them.",
     "outside": "{amount} of {rows} answers ({share}) are none of the {labels} labels{likelihood}.",

@@ -28,7 +28,7 @@ from llmtune.provider.receipt import FieldReceipt, Receipt
 from llmtune.provider.types import Target
 
 #: Fields that mean nothing outside one method or adapter, whatever the backend.
-ONLY_FOR_METHOD = {"dpo_beta": ("dpo",), "prompt_loss_weight": ("sft",)}
+ONLY_FOR_METHOD = {"dpo_beta": ("dpo",), "prompt_loss_weight": ("sft",), "replay_share": ("sft",)}
 
 
 ONLY_WITH_ADAPTER = {

@@ -29,6 +29,7 @@ from llmtune.report.schema import (
     ReceiptRow,
     Report,
     SampledRow,
+    SeedSpread,
     Timing,
 )
 from llmtune.verifications.results import Verification
@@ -143,6 +144,9 @@ class RunFacts:
     verifications: Sequence[Verification] = ()
     """Servers that were asked whether they answer as the tuned model does."""
 
+    seeds: SeedSpread | None = None
+    """The spread over seeds, where the job was trained with several."""
+
     error: str | None = None
     """Why it failed."""
 
@@ -192,6 +196,7 @@ def build_report(facts: RunFacts) -> Report:
         diagnosis=_diagnose(series, evaluation),
         checks=tuple(facts.checks),
         verifications=tuple(facts.verifications),
+        seeds=facts.seeds,
         warnings=tuple(dict.fromkeys(warnings)),
         error=facts.error,
         environment=facts.environment or current_environment(),

@@ -14,7 +14,7 @@ from llmtune.errors import EXIT_NOT_PASSED, InvalidJob, LlmtuneError, NotJudged,
 from llmtune.evaluation import scoring
 from llmtune.evaluation.results import EvaluationResult, MetricValue, SystemResult
 from llmtune.metrics.comparison import Comparison, compare_unpaired
-from llmtune.metrics.intervals import RESAMPLES
+from llmtune.metrics.intervals import RESAMPLES, Interval, interval_between_seeds
 from llmtune.metrics.points import NotReported, Number
 from llmtune.metrics.sentences import fill_sentence
 from llmtune.report.format import count, difference, metric_name, number, p_words, spread
@@ -164,6 +164,16 @@ def gate(
     sign = scale if value.better == "higher" else -scale
     low, high = sorted((sign * comparison.interval.low, sign * comparison.interval.high))
     passed, reason = _decide(comparison, value, low, high, not_worse)
+    seeds = _compare_seeds(report, baseline, name)
+    if seeds is not None:
+        seeds_low, seeds_high = sorted((sign * seeds.low, sign * seeds.high))
+        limit = 0.0 if not_worse is None else -not_worse
+        if passed and seeds_low < limit - 1e-9:
+            passed, reason = False, _describe_seed_doubt(comparison, value, seeds, not_worse)
+        notes.append(
+            f"from seed to seed the difference lies between {seeds_low:+.3g} and {seeds_high:+.3g}"
+            f" {'points' if value.unit == 'share' else value.unit}".rstrip()
+        )
     return GateResult(
         passed=passed,
         test="better" if not_worse is None else "not-worse",
@@ -202,6 +212,32 @@ def _decide(
     if low >= -not_worse - 1e-9:
         return True, fill_sentence("not_worse_passed", **values)
     return False, fill_sentence("not_worse_failed" if high < -not_worse else "not_worse_uncertain", **values)
+
+
+def _compare_seeds(report: Report, baseline: Report, metric: str) -> Interval | None:
+    """Compute the interval of the difference over seeds; None where neither run has several by this metric."""
+    values = []
+    for compared in (baseline, report):
+        spread = compared.seeds
+        if spread is not None and spread.metric == metric:
+            values.append(spread.values)
+        else:
+            _, tuned = require_evaluation(compared)
+            values.append([_require_metric(tuned, metric, compared).value])
+    return interval_between_seeds(*values)
+
+
+def _describe_seed_doubt(comparison: Comparison, value: MetricValue, seeds: Interval, not_worse: float | None) -> str:
+    unit = value.unit
+    margin = "" if not_worse is None else amount(not_worse / 100 if unit == "share" else not_worse, unit)
+    return fill_sentence(
+        "gate_within_seeds",
+        what="better" if not_worse is None else f"no more than {margin} worse",
+        moved=f"{metric_name(value.name)} {number(comparison.a, unit)} to {number(comparison.b, unit)}",
+        change=difference(comparison.difference, unit),
+        low=difference(seeds.low, unit),
+        high=difference(seeds.high, unit),
+    )
 
 
 def diff(a: Report, b: Report, *, resamples: int = RESAMPLES) -> DiffResult:

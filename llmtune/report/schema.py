@@ -17,7 +17,8 @@ from llmtune._models import DocumentedModel
 from llmtune.errors import InvalidData, LlmtuneError, MissingExtra
 from llmtune.evaluation.results import EvaluationResult, PanelResult, PanelSystem
 from llmtune.metrics.diagnosis import Diagnosis
-from llmtune.metrics.points import MetricPoint, NotReported, Series
+from llmtune.metrics.intervals import Interval
+from llmtune.metrics.points import MetricPoint, NotReported, Number, Series
 from llmtune.provider.declarations import Support
 from llmtune.provider.types import RunState
 from llmtune.redaction.documents import dump_json
@@ -185,6 +186,42 @@ class SampledRow(DocumentedModel):
     """The model's answer by optimizer step, ascending; step 0 is before training."""
 
 
+class SeedResult(DocumentedModel):
+    """One of several runs of a job that differ in nothing but their seed: its `seed`, its `run` and its figure."""
+
+    seed: int
+    run: str
+    value: Number | NotReported
+    """The main metric of its tuned model on the held-out rows."""
+
+
+class SeedSpread(DocumentedModel):
+    """How far the main metric differs between runs of a job that differ in nothing but their seed.
+
+    `metric` and its `unit` are those of the evaluation, `results` has one entry for each seed, in order, and `mean` is
+    that of the figures.
+    """
+
+    metric: str
+    unit: str = ""
+    results: tuple[SeedResult, ...]
+    mean: Number | NotReported
+    interval: Interval | NotReported
+    """Student's t interval of the mean over the seeds; it says nothing about other rows."""
+
+    seed_sent: bool = True
+    """Whether the backend takes a seed; without, the runs are repetitions that the backend seeds itself."""
+
+    @property
+    def values(self) -> list[float]:
+        """The figures of those runs that have one."""
+        return [result.value for result in self.results if not isinstance(result.value, NotReported)]
+
+    def separates(self, value: float) -> bool:
+        """Return whether the mean differs from `value`, which depends on no seed, by more than the seeds explain."""
+        return not isinstance(self.interval, NotReported) and not self.interval.low <= value <= self.interval.high
+
+
 class EarlierEvaluation(DocumentedModel):
     """An evaluation that a later one has replaced: its figures, the answers it asked for, and the `seconds` it took."""
 
@@ -283,6 +320,9 @@ class Report(Renderable, DocumentedModel):
     """Where training ended and which step was kept, where validation decided it."""
 
     evaluation: EvaluationResult | NotReported = NotReported("the run was not evaluated")
+    seeds: SeedSpread | None = None
+    """The main metric over several seeds, where the job was trained with several."""
+
     evaluated_on: str = ""
     """The evaluated file, where its rows are not the job's own test rows."""
 

@@ -26,7 +26,7 @@ from llmtune.report.format import (
     p_words,
     spread,
 )
-from llmtune.report.schema import Report
+from llmtune.report.schema import Report, SeedSpread
 
 #: A pair is separable when its corrected p-value is at most this.
 ALPHA: Final = 0.05
@@ -66,17 +66,18 @@ def headline(report: Report) -> str:
         return fill_sentence("unfinished", state=state.value)
     if isinstance(report.evaluation, NotReported):
         return fill_sentence("not_evaluated", reason=one_line(report.evaluation.reason, 300))
-    return describe_evaluation(report.evaluation)
+    return describe_evaluation(report.evaluation, report.seeds)
 
 
-def describe_evaluation(result: EvaluationResult) -> str:
-    """Describe an evaluation by its main metric: verdict, outside answers, cheap baselines, what was lost."""
+def describe_evaluation(result: EvaluationResult, seeds: SeedSpread | None = None) -> str:
+    """Describe an evaluation by its main metric: verdict, spread over seeds, cheap baselines, what was lost."""
     after = judged_name(result)
     tuned = result.system(after)
     metric = tuned.get(result.main) if tuned is not None else None
     if tuned is None or metric is None:
         return _describe_missing_figure(result, after)
     comparison = result.comparison(a="base", b=after)
+    within_seeds = ""
     if comparison is None:
         base = result.systems.get("base")
         why = (
@@ -86,17 +87,60 @@ def describe_evaluation(result: EvaluationResult) -> str:
         )
         first = f"{_describe_figure(after, metric, result)}{why}."
     else:
-        first = describe_comparison(comparison, metric.unit)
+        within_seeds = _describe_within_seeds(comparison, metric.unit, seeds)
+        first = within_seeds or describe_comparison(comparison, metric.unit)
         if result.labels_told is False:
             first = f"{first} {fill_sentence('untold_base')}"
     parts = (
         first,
+        "" if seeds is None or within_seeds else describe_seeds(seeds),
         _describe_outside(tuned),
         _describe_majority(result, after),
         *cheap_baselines(result),
         *_describe_panel_losses(result),
     )
     return " ".join(part for part in parts if part)
+
+
+def is_within_seeds(comparison: Comparison | None, seeds: SeedSpread | None) -> bool:
+    """Return whether base and tuned model differ on these rows, but by no more than another seed may undo."""
+    if comparison is None or seeds is None or comparison.verdict == "not separable" or len(seeds.values) < 2:
+        return False
+    return not seeds.separates(comparison.a)
+
+
+def _describe_within_seeds(comparison: Comparison, unit: str, seeds: SeedSpread | None) -> str:
+    """Describe a difference that another seed may undo, in place of the verdict on the rows; "" for any other."""
+    if seeds is None or isinstance(seeds.interval, NotReported) or isinstance(seeds.mean, NotReported):
+        return ""
+    if not is_within_seeds(comparison, seeds):
+        return ""
+    return fill_sentence(
+        "within_seeds",
+        metric=metric_name(comparison.metric),
+        before=number(comparison.a, unit),
+        seeds=count(len(seeds.results), "seed"),
+        mean=number(seeds.mean, unit),
+        within=_format_interval(seeds.interval, unit),
+    )
+
+
+def describe_seeds(seeds: SeedSpread) -> str:
+    """Describe the figures over the seeds in one sentence; "" where no run has one."""
+    runs = count(len(seeds.results), "seed")
+    if not seeds.values:
+        return ""
+    if isinstance(seeds.interval, NotReported) or isinstance(seeds.mean, NotReported):
+        return fill_sentence("one_seed", seeds=runs)
+    return fill_sentence(
+        "over_seeds",
+        seeds=runs,
+        metric=metric_name(seeds.metric),
+        mean=number(seeds.mean, seeds.unit),
+        within=_format_interval(seeds.interval, seeds.unit),
+        lowest=number(min(seeds.values), seeds.unit),
+        highest=number(max(seeds.values), seeds.unit),
+    )
 
 
 def _describe_outside(tuned: SystemResult) -> str:

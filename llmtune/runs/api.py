@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Unpack, cast
 
+from llmtune.errors import InvalidJob
 from llmtune.provider.protocol import Provider
 from llmtune.provider.registry import get_provider
 from llmtune.provider.types import RunState
@@ -14,6 +15,7 @@ from llmtune.runs.options import check_keywords
 from llmtune.runs.planned import StartOptions
 from llmtune.runs.progress import ProgressMode, show_progress
 from llmtune.runs.run import Run
+from llmtune.runs.seeds import tune_seeds
 from llmtune.runs.start import start_run
 from llmtune.runs.store.database import keep_trying
 from llmtune.runs.store.store import open_store
@@ -88,6 +90,7 @@ def tune(
     provider: str | Provider | Sequence[str | Provider] = "local",
     *,
     progress: ProgressMode = "auto",
+    seeds: int | None = None,
     **options: Unpack[TuneKeywords],
 ) -> Report:
     """Start a run and wait for its report: `start` and `Run.wait` in one call. Takes the options of both.
@@ -95,6 +98,9 @@ def tune(
     Args:
         job: the job.
         provider: as for `start`.
+        seeds: train so many times, 2 to 100, each time with another seed, and report how far the figures differ; the
+            report is that of the first seed. A budget is for all together; finished runs of these seeds are reused
+            unless `new` is set. For one backend, not a list of them.
         progress: "auto" shows one line of progress on a terminal's standard error or in a notebook, and nothing
             elsewhere; True prints plain lines to standard error there; False is quiet.
         options: the keywords of `start` and `Run.wait`.
@@ -106,6 +112,13 @@ def tune(
     start_options, wait_options = _split(options)
     with show_progress(progress, wait_options.pop("on_update", None)) as on_update:
         wait_options["on_update"] = on_update
+        if seeds is not None:
+            if isinstance(provider, Sequence) and not isinstance(provider, str):
+                raise InvalidJob("seeds are compared at one backend, and a list of them is given", where="seeds")
+            if start_options.pop("fallback_on", ()):
+                raise InvalidJob("fallback_on needs a list of backends, and seeds one", where="fallback_on")
+            start_options.pop("reuse", None)  # finished runs of these seeds are reused without it
+            return tune_seeds(job, provider, seeds, follow=lambda run: run.wait(**wait_options), **start_options)
         if start_options.get("fallback_on") and isinstance(provider, Sequence) and not isinstance(provider, str):
 
             def follow(run: Run, queue_timeout: float | None) -> Report:
@@ -141,13 +154,14 @@ async def tune_async(
     provider: str | Provider | Sequence[str | Provider] = "local",
     *,
     progress: ProgressMode = "auto",
+    seeds: int | None = None,
     **options: Unpack[TuneKeywords],
 ) -> Report:
-    """Start a run and wait for its report as `tune` does, with its `options`, without blocking the event loop."""
+    """Start a run and wait for its report as `tune` does, with its `seeds` and `options`, without blocking the loop."""
     import asyncio
 
-    if options.get("fallback_on"):
-        return await asyncio.to_thread(lambda: tune(job, provider, progress=progress, **options))
+    if seeds is not None or options.get("fallback_on"):
+        return await asyncio.to_thread(lambda: tune(job, provider, progress=progress, seeds=seeds, **options))
     start_options, wait_options = _split(options)
     with show_progress(progress, wait_options.pop("on_update", None)) as on_update:
         wait_options["on_update"] = on_update

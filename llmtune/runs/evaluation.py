@@ -19,7 +19,7 @@ from llmtune.provider.generation import Generator, LabelScorer, Unavailable
 from llmtune.provider.protocol import Provider
 from llmtune.provider.types import DeploymentRef, ModelRef, Ref, RunState, Target
 from llmtune.redaction.secrets import scrub_leaves
-from llmtune.runs import settling, verifications
+from llmtune.runs import seed_spread, settling, verifications
 from llmtune.runs.evaluation_progress import EvaluationProgress, store_progress
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.samples import read_samples
@@ -416,6 +416,7 @@ def _build_report(
             for check in (evaluation_ref.data.get("checks", ()) if evaluation_ref is not None else ())
         ],
         verifications=verifications.read(refs),
+        seeds=seed_spread.read(refs, record.id, evaluated),
         environment=_build_environment(record),
         reproduce=reproduce,
         snippet=snippet,

@@ -34,4 +34,4 @@ class WaitKeywords(TypedDict, total=False):
 
 
 class TuneKeywords(StartKeywords, WaitKeywords, total=False):
-    """The keywords of `llmtune.tune` beside `progress`: those of `llmtune.start` and of `Run.wait`."""
+    """The keywords of `llmtune.tune` beside `progress` and `seeds`: those of `llmtune.start` and of `Run.wait`."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from llmtune.errors import QuotaExceeded, RunFailed
 from llmtune.job.spec import TuningJob
-from llmtune.metrics.intervals import LEVEL, Interval
+from llmtune.metrics.intervals import Interval, interval_over_seeds
 from llmtune.metrics.points import NotReported
 from llmtune.report.verdicts import cheap_baselines, explain_missing_figure
 from llmtune.runs.api import start
@@ -124,14 +124,7 @@ def _train_finalist(
     if len(values) == 1:
         spread = intervals[0]
     elif len(values) > 1:
-        from scipy.stats import t
-
-        half_width = float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
-        mean = statistics.fmean(values)
-        low, high = mean - half_width, mean + half_width
-        if unit == "share":
-            low, high = max(0.0, low), min(1.0, high)
-        spread = Interval(low=low, high=high, level=LEVEL, method="t over seeds")
+        spread = interval_over_seeds(values, unit=unit)
     return Finalist(
         params=dict(params),
         metric=metric,

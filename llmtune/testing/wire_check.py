@@ -56,6 +56,7 @@ CANDIDATES: dict[str, tuple[Any, ...]] = {
     "dropout": (0.1,),
     "attention_dropout": (0.1,),
     "label_smoothing": (0.1,),
+    "replay_share": (0.1,),
     "max_sequence_length": (512, 1024, 2048, 4096),
     "packing": (False, True),
     "early_stopping_patience": (3, 2, 5),

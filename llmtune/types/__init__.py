@@ -88,6 +88,8 @@ from llmtune.report.schema import Environment as Environment
 from llmtune.report.schema import Identity as Identity
 from llmtune.report.schema import ReceiptRow as ReceiptRow
 from llmtune.report.schema import SampledRow as SampledRow
+from llmtune.report.schema import SeedResult as SeedResult
+from llmtune.report.schema import SeedSpread as SeedSpread
 from llmtune.report.schema import Table as Table
 from llmtune.report.schema import Timing as Timing
 from llmtune.rescues.account import Filters as Filters

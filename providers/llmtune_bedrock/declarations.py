@@ -122,6 +122,7 @@ _NO_PARAMETER = (
 #: What holds for every family; the families below say what they add.
 NOTHING = core.Declarations(
     **dict.fromkeys(_NO_PARAMETER, _no("the service chooses it and has no parameter for it")),
+    replay_share=_no("the service trains on the rows that it is sent, and replays none of the model's own answers"),
     max_steps=_no("length is given in epochs, and the batch size that would convert them is not published"),
     prompt_loss_weight=_no("there is no parameter, and AWS does not say how prompt tokens are weighed"),
     **dict.fromkeys(("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules"), _NO_ADAPTER),

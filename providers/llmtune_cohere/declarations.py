@@ -100,6 +100,9 @@ def _declare(
         learning_rate=core.Sent(prefix + "learning_rate", rates, default=rate, source=source),
         learning_rate_multiplier=core.multiplier_as_rate(prefix + "learning_rate", rates, rate, "Cohere", source),
         **dict.fromkeys(_NEITHER, core.Unsupported(_NO_PARAMETER, source)),
+        replay_share=core.Unsupported(
+            "the service trains on the rows that it is sent, and replays none of the model's own answers", source
+        ),
         prompt_loss_weight=core.Unsupported(
             "there is no parameter, and Cohere does not say whether prompts are in the loss", source
         ),

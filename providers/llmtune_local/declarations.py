@@ -102,6 +102,7 @@ _SAME_NAME: dict[str, dict[str, Any]] = {
     "dropout": _sent(Float(ge=0, lt=1), None, "unset: the model's own"),
     "attention_dropout": _sent(Float(ge=0, lt=1), None, "unset: the model's own"),
     "label_smoothing": _sent(Float(ge=0, lt=1), 0.0),
+    "replay_share": _sent(Float(ge=0, le=0.5), 0.0, "greedy answers of the model before the first step"),
     "max_sequence_length": _sent(Int(1), None, "unset: the model's context"),
     "packing": _sent(Bool(), True, "changes speed, never the loss"),
     "early_stopping_patience": _sent(Int(1), None),

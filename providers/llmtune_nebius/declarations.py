@@ -87,6 +87,9 @@ def declarations() -> core.Declarations:
         layer_lr_multipliers=core.Unsupported("the service trains all layers at one rate", source=PAGE),
         **dict.fromkeys(("dropout", "attention_dropout"), own_dropout),
         label_smoothing=core.Unsupported("the service has no label smoothing", source=PAGE),
+        replay_share=core.Unsupported(
+            "the service trains on the rows that it is sent, and replays none of the model's own answers", source=PAGE
+        ),
         max_sequence_length=core.Sent(_H + "context_length", core.Int(1), default=8192, source=PAGE, note=SHOWN),
         packing=core.Sent(_H + "packing", core.Bool(), default=True, source=PAGE, note=SHOWN),
         **dict.fromkeys(("early_stopping_patience", "early_stopping_threshold"), to_the_end),

@@ -94,6 +94,9 @@ def declarations(method: str) -> Declarations:
         **dict.fromkeys(("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules"), own_choice),
         layer_lr_multipliers=Unsupported("the service trains all layers at one rate of its own", source=SPEC),
         **dict.fromkeys(("dropout", "attention_dropout", "label_smoothing"), own_dropout),
+        replay_share=Unsupported(
+            "the service trains on the rows that it is sent, and replays none of the model's own answers", source=SPEC
+        ),
         max_sequence_length=Unsupported(
             f"rows longer than the model's {TOKENS_PER_ROW:,} tokens are cut at the end, whatever is asked",
             source=PRACTICE,

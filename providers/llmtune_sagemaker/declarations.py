@@ -86,6 +86,7 @@ _OTHERWISE: Mapping[str, str] = {
     "early_stopping_patience": "the recipe trains for all epochs",
     "early_stopping_threshold": "the recipe trains for all epochs",
     "lora_target_modules": "the recipe chooses the layers that get an adapter",
+    "replay_share": "the service trains on the rows that it is sent, and replays none of the model's own answers",
     "prompt_loss_weight": "there is no parameter, and AWS does not say how prompt tokens are weighed",
 }
 _CHOSEN = "the recipe has no parameter for it and does not say what it uses"

@@ -165,6 +165,9 @@ PARAMETERS = core.Declarations(
         ("optimizer", "adam_beta1", "adam_beta2", "adam_epsilon", "label_smoothing"),
         core.Unsupported(_NO_PARAMETER, SPEC),
     ),
+    replay_share=core.Unsupported(
+        "the service trains on the rows that it is sent, and replays none of the model's own answers", SPEC
+    ),
     weight_decay=core.Sent("weight_decay", core.Float(ge=0), default=0.0, source=SDK),
     max_grad_norm=core.Sent("max_grad_norm", core.Float(ge=0), default=1.0, source=SDK, note="0: off"),
     prompt_loss_weight=core.Converted(

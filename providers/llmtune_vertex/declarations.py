@@ -111,6 +111,7 @@ def _gemini(spec: str, sizes: tuple[int, ...], source: str) -> Declarations:
     all_epochs = _no("the service trains for all epochs")
     return Declarations(
         **dict.fromkeys(_NO_PARAMETER, _no("the service chooses it and has no parameter for it")),
+        replay_share=_no("the service trains on the rows that it is sent, and replays none of the model's own answers"),
         epochs=Sent(prefix + "epochCount", core.Int(1), source=source),
         max_steps=_no("length is given in epochs, and the batch size that would convert them is not published"),
         learning_rate=_no(

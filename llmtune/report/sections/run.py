@@ -12,7 +12,8 @@ from llmtune.report.cells import VERDICT_STYLES
 from llmtune.report.document import Document, Section, Span, Style
 from llmtune.report.format import difference, metric_name, money, number, seconds, spread
 from llmtune.report.schema import Cost, Report
-from llmtune.report.sections import calibration, decisions, evaluation, facts, panel, servers, settings, training
+from llmtune.report.sections import calibration, decisions, evaluation, facts, panel, seeds, servers, settings, training
+from llmtune.report.verdicts import is_within_seeds
 
 
 def _evaluation(report: Report) -> Section | None:
@@ -29,6 +30,7 @@ def _of_result(section: Callable[[EvaluationResult], Section | None]) -> Callabl
 #: The sections of a run, in order. Each returns None, or an empty section, where it has nothing to say.
 SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
     _evaluation,
+    seeds.seeds,
     _of_result(panel.panel),
     training.training,
     training.samples,
@@ -75,6 +77,8 @@ def _verdict_style(report: Report) -> Style:
         return "doubt" if state is RunState.CANCELLED else "bad"
     result = report.evaluation
     comparison = result.comparison() if isinstance(result, EvaluationResult) else None
+    if is_within_seeds(comparison, report.seeds):
+        return VERDICT_STYLES["not separable"]
     return VERDICT_STYLES[comparison.verdict] if comparison is not None else ""
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llmtune.errors import InvalidData, LlmtuneError, RunNotFound
+from llmtune.errors import InvalidData, LlmtuneError, RunNotFound, StoreError, StoreUnavailable
 from llmtune.provider.protocol import Provider
 from llmtune.provider.receipt import DatasetStatus
 from llmtune.provider.types import RunState
@@ -207,14 +207,20 @@ class Jobs:
 
     # --- job objects ---------------------------------------------------------------------------------------------
     def describe(self, job: JobRecord) -> dict[str, Any]:
-        """Build the job object of the API."""
-        record = self._record_of(job)
-        status = _status(job, record)
+        """Build the job object of the API. One whose run is damaged in the store is failed, and says so."""
+        record, damage = None, None
+        try:
+            record = self._record_of(job)
+        except StoreUnavailable:
+            raise
+        except StoreError as problem:
+            damage = {"code": "record_damaged", "message": f"{problem.message}; restore a backup", "param": None}
+        status = _status(job, record) if damage is None else "failed"
         ended = status in _ENDED
         receipt = None if record is None else record.plan
         hyperparameters = reported_hyperparameters(job, receipt, {} if record is None else record.resolved)
         seed = job.seed if job.seed is not None or receipt is None else receipt.effective("seed")
-        error = job.error
+        error = job.error or damage
         if error is None and record is not None and status == "failed":
             code = "outcome_unknown" if record.state is RunState.LOST else "training_failed"
             error = {"code": code, "message": record.error or "the backend gave no reason", "param": None}

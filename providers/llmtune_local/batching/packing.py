@@ -161,7 +161,7 @@ def _trim(row: TokenRow, prompt_weight: float) -> TokenRow:
     if prompt_weight > 0:
         return row
     stop = int(np.flatnonzero(row.completion)[-1]) + 1
-    return row if stop == len(row.ids) else type(row)(row.ids[:stop], row.completion[:stop])
+    return row if stop == len(row.ids) else row.cut(0, stop)
 
 
 def _group_by_prefix(rows: Sequence[TokenRow]) -> list[tuple[int, list[TokenRow]]]:
@@ -214,7 +214,7 @@ def _batches_after_prefix(shared: int, rows: Sequence[TokenRow], prompt_weight: 
     if shared < SHARED_TOKENS:
         return []
     prefix = torch.from_numpy(rows[0].ids[:shared].astype(np.int64)).unsqueeze(0)
-    suffixes = [type(row)(row.ids[shared:], row.completion[shared:]) for row in rows]
+    suffixes = [row.cut(shared) for row in rows]
     groups = _first_fit([len(row.ids) - 1 for row in suffixes], budget)
     if len(groups) == 1:
         return []
@@ -285,7 +285,8 @@ def _trained_positions(row: TokenRow, prompt_weight: float) -> tuple[Any, Any, A
     """
     produced = row.completion[1:]
     at = np.arange(len(produced)) if prompt_weight > 0 else np.flatnonzero(produced)
-    return at, row.ids[1:][at].astype(np.int64), np.where(produced[at], 1.0, prompt_weight), produced[at]
+    weights = row.weight * np.where(produced[at], 1.0, prompt_weight)
+    return at, row.ids[1:][at].astype(np.int64), weights, produced[at]
 
 
 def _to_tensors(select: Any, targets: Any, weights: Any, completion: Any) -> dict[str, Tensor]:

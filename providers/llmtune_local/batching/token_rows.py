@@ -27,14 +27,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """One sequence. `ids` int32 and `completion` bool, both [tokens]."""
+    """One sequence. `ids` int32 and `completion` bool, both [tokens]; each token's loss counts `weight` times."""
 
     ids: np.ndarray[Any, np.dtype[np.int32]]
     completion: np.ndarray[Any, np.dtype[np.bool_]]
+    weight: float = 1.0
 
     @classmethod
     def of(cls, row: RenderedRow) -> TokenRow:
         return cls(np.array(row.ids, dtype=np.int32), np.array(row.completion_mask, dtype=np.bool_))
+
+    def cut(self, start: int, stop: int | None = None) -> TokenRow:
+        """Return the part of the sequence from token `start` to before token `stop`."""
+        return TokenRow(self.ids[start:stop], self.completion[start:stop], self.weight)
+
+    def total_weight(self, prompt_weight: float) -> float:
+        """Return the sum of the weights of its trained tokens; the first token is only read."""
+        completion = int(self.completion[1:].sum())
+        return self.weight * (completion + prompt_weight * (len(self.ids) - 1 - completion))
 
 
 class MappedRows(Sequence[tuple[TokenRow, ...]]):

@@ -231,11 +231,23 @@ def answer_batch(
 
     The model must be unpacked, and no gradient be recorded. `tell` is as in `LocalGenerator.stream`.
     """
+    began = time.perf_counter()
+    for answer in answer_tokens(network, renderer, group, prefix, tell):
+        yield answer.index, answer.done(renderer.tokenizer, time.perf_counter() - began)
+
+
+def answer_tokens(
+    network: Network,
+    renderer: Renderer,
+    group: Sequence[Question],
+    prefix: Prefix | None = None,
+    tell: Callable[[int, str], bool] | None = None,
+) -> Iterator[GeneratedAnswer]:
+    """Generate as `answer_batch` does, and yield each finished answer with its tokens."""
     import torch
 
     from llmtune_local.inference.sampling import Sampler
 
-    began = time.perf_counter()
     device, stop = network.device, renderer.stop_ids
     begin = prefix.length if prefix is not None else 0
     longest = max(len(prompt) for _, _, prompt, _ in group) - begin
@@ -247,7 +259,7 @@ def answer_batch(
     # What all share, padding, the rest of the prompt.
     at = torch.arange(begin + longest, device=device)
     mask = ((at < begin) | (at >= (begin + longest - (lengths - begin)).unsqueeze(1))).long()
-    growing = [_Answer(index, Sampler(request), prompt, limit) for index, request, prompt, limit in group]
+    growing = [GeneratedAnswer(index, Sampler(request), prompt, limit) for index, request, prompt, limit in group]
     cache: Any = prefix.rows(len(group)) if prefix is not None else None
     position = (mask.cumsum(1) - 1).clamp_min(0)[:, begin:]
     while growing:
@@ -273,7 +285,7 @@ def answer_batch(
         unfinished = [slot for slot, answer in enumerate(growing) if answer.reason is None]
         for answer in growing:
             if answer.reason is not None:
-                yield answer.index, answer.done(renderer.tokenizer, time.perf_counter() - began)
+                yield answer
         if not unfinished:
             return
         ids = torch.tensor([[chosen[slot]] for slot in unfinished], device=device)
@@ -285,8 +297,11 @@ def answer_batch(
         position = position[keep][:, -1:] + 1
 
 
-class _Answer:
-    """One answer while it is generated."""
+class GeneratedAnswer:
+    """One answer while it is generated: its `prompt` and its `tokens`, with the one that ended it, if any.
+
+    `reason` is why it ended, None before that.
+    """
 
     def __init__(self, index: int, sampler: Sampler, prompt: tuple[int, ...], limit: int) -> None:
         self.index = index

@@ -5,6 +5,7 @@ status.json      where the worker is; replaced atomically, so a reader always se
 metrics.jsonl    one point a line, whole lines only; each (step, series) once, also after a resume
 events.jsonl     what happened, in sentences
 samples.jsonl    answers to a few validation rows while training, one a line; a step may come again after a resume
+replay.jsonl     with replay_share: the model's own answers from before the first step, which are learned again
 worker.log       everything else, tracebacks included
 checkpoints/     step-N/: adapter (or model), optimizer and position; renamed into place when complete
 adapter/         the result in PEFT's layout (adapter full: model/, a whole model)
@@ -59,7 +60,7 @@ class RunDir:
         self.path = Path(path)
         self.adapter, self.model = self.path / "adapter", self.path / "model"
         self.metrics, self.events = self.path / "metrics.jsonl", self.path / "events.jsonl"
-        self.samples = self.path / "samples.jsonl"
+        self.samples, self.replay = self.path / "samples.jsonl", self.path / "replay.jsonl"
         self.lock = self.path / "lock"
         self.damage: dict[str, str] = {}
 

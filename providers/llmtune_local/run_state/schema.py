@@ -65,6 +65,7 @@ class TrainingConfig(_Record):
     """None: the model's own."""
 
     label_smoothing: float = 0.0
+    replay_share: float = Field(default=0.0, ge=0, le=0.5)
     max_sequence_length: int | None = None
     """None: the model's context."""
 

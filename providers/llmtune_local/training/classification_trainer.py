@@ -164,7 +164,7 @@ class ClassificationTrainer(Trainer):
         groups = encoder.make_batches([len(row.ids) for row in rows], self.budget, count)
         return [[rows[index] for index in group] for group in groups]
 
-    def _make_micro_batches(self, indices: Sequence[int], micro_batches: int | None) -> Any:
+    def _make_micro_batches(self, indices: Sequence[int], number: int, micro_batches: int | None) -> Any:
         rows: list[LabelledRow] = [self.train.rows[index][0] for index in indices]
         if self.labels.several:
             weight = float(len(rows) * len(self.labels.labels))

@@ -297,7 +297,7 @@ class PreferenceTrainer(Trainer):
     def _make_validation_batches(self) -> list[Any]:
         return self._make(self.validation, range(len(self.validation))).batches
 
-    def _make_micro_batches(self, indices: Sequence[int], micro_batches: int | None) -> Any:
+    def _make_micro_batches(self, indices: Sequence[int], number: int, micro_batches: int | None) -> Any:
         return self._make(self.train, indices, micro_batches)
 
     def _make(self, rows: TokenRows, numbers: Sequence[int], micro_batches: int | None = None) -> PairStep:

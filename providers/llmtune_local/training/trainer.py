@@ -38,10 +38,11 @@ from llmtune_local.models.quantization import QUANTIZED, check_adapter
 from llmtune_local.models.targets import zero_tensors
 from llmtune_local.run_state.damage import DiskFull, is_full
 from llmtune_local.run_state.schema import EarlyStopping, Result
-from llmtune_local.training import checkpoints, distributed, lr_schedule
+from llmtune_local.training import checkpoints, distributed, lr_schedule, replay
 from llmtune_local.training.distributed import ALONE, WorkerGroupLost
 from llmtune_local.training.optimizer import make_optimizer, set_rates
 from llmtune_local.training.progress import Diverged, Progress, Stopped
+from llmtune_local.training.replay import Replay
 from llmtune_local.training.sample_answers import ROWS, SHARE, SampleAnswers
 from llmtune_local.training.time_left import Ahead, TimeLeft
 from llmtune_local.training.validation_plan import TrainingWork, choose_rows, plan_validation
@@ -91,6 +92,7 @@ class Trainer:
         self.progress = Progress()
         self.worker_group = ALONE
         self.sample_answers: SampleAnswers | None = None
+        self.replay: Replay | None = None
         self._best: dict[str, torch.Tensor] | None = None
         """The best step's weights, while the disk has no room for them."""
 
@@ -120,6 +122,8 @@ class Trainer:
         self._load_model(getattr(self.config, "dtype", None))
         if self.worker_group.is_main:
             self.sample_answers = self._choose_samples()
+        if self.recipe.replay_share > 0:
+            self.replay = self._prepare_replay(self.recipe.replay_share)
 
     def read(self) -> None:
         """Choose device and precision, and load tokenizer and rows."""
@@ -287,6 +291,33 @@ class Trainer:
         self.status_writer.update(resolved=self.resolved)
         return samples if samples.rows else None
 
+    def _prepare_replay(self, share: float) -> Replay:
+        """Let the model answer the prompts that are replayed, unless a run before this one did; read the answers."""
+        request, path = self.request, self.folder.replay
+        renderer = Renderer(self.tokenizer, template_options=request.options.template_options)
+        if self.worker_group.is_main and not path.exists():
+            prompts = replay.read_prompts(replay.count_needed(share, self.recipe.batch_size, self.total), request.seed)
+
+            def on_progress(answered: int) -> None:
+                if self.stop():
+                    raise Stopped
+                self.status_writer.update(message=f"answering prompts to replay: {answered} of {len(prompts)}")
+
+            self.model.eval()
+            context = models.context_length(self.config, self.tokenizer, None)
+            answers = replay.answer_prompts(self.network, renderer, prompts, context=context, on_progress=on_progress)
+            replay.store_answers(path, answers)
+        self.worker_group.broadcast_flag(True)  # the others wait for the answers here
+        rows = replay.load_rows(path, limit=self.limit)
+        self.resolved["replay_rows"] = len(rows)
+        self.status_writer.update(resolved=self.resolved)
+        prepared = Replay(rows, share=share, batch_size=self.recipe.batch_size, seed=request.seed)
+        self.status_writer.event(
+            f"replaying {len(rows)} answers of the model as it was: {prepared.rows_per_step} beside each step's rows,"
+            f" with {share:.0%} of its loss"
+        )
+        return prepared
+
     def resume(self) -> None:
         """Continue from the newest checkpoint, or from the start where there is none."""
         best = self.recipe.early_stopping_patience is not None
@@ -376,7 +407,7 @@ class Trainer:
         """Compute the gradient of one step and its points, with smaller micro-batches where memory does not suffice."""
         indices = step_order.rows_of_step(len(self.train), self.recipe.batch_size, self.request.seed, number)
         while True:
-            step = self._make_step(indices)
+            step = self._make_step(indices, number)
             problem: RuntimeError | None = None
             values: dict[str, float] = {}
             try:
@@ -408,16 +439,22 @@ class Trainer:
                 "warning",
             )
 
-    def _make_step(self, indices: Sequence[int]) -> Any:
-        """Cut these rows into micro-batches; with several processes so many that shares are equal, if rows suffice."""
-        step = self._make_micro_batches(indices, self.micro_batches)
+    def _make_step(self, indices: Sequence[int], number: int) -> Any:
+        """Cut the rows of a step into micro-batches; with several processes so many that shares are equal, if rows
+        suffice."""
+        step = self._make_micro_batches(indices, number, self.micro_batches)
         short = -len(step.batches) % self.worker_group.size
-        return self._make_micro_batches(indices, len(step.batches) + short) if short else step
+        return self._make_micro_batches(indices, number, len(step.batches) + short) if short else step
 
-    def _make_micro_batches(self, indices: Sequence[int], micro_batches: int | None) -> Any:
+    def _make_micro_batches(self, indices: Sequence[int], number: int, micro_batches: int | None) -> Any:
+        prompt_weight = self.recipe.prompt_loss_weight
+        rows = [piece for index in indices for piece in self.train.rows[index]]
+        if self.replay is not None:
+            task_weight = sum(row.total_weight(prompt_weight) for row in rows)
+            rows += self.replay.rows_of_step(number, task_weight, prompt_weight)
         return packing.make_step(
-            [piece for index in indices for piece in self.train.rows[index]],
-            prompt_weight=self.recipe.prompt_loss_weight,
+            rows,
+            prompt_weight=prompt_weight,
             packed=self.network.packed,
             share_prefixes=self.network.shares_prefixes,
             precompute_prefix=self.network.precomputes_prefix,

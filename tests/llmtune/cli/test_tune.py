@@ -12,7 +12,7 @@ import llmtune
 from llmtune import Hyperparameters, TuningJob
 from llmtune.cli.output import PlainConsole
 from llmtune.cli.tune import confirm, find_finished
-from llmtune.errors import OverBudget
+from llmtune.errors import InvalidJob, OverBudget
 from llmtune.runs.plans import plan
 from llmtune.runs.poller import PollInterval
 from llmtune.testing.generic_vendor import Fake
@@ -72,3 +72,48 @@ def test_a_finished_run_of_the_same_content_is_named(job: TuningJob, monkeypatch
     assert "has finished with the same job on the same rows: --reuse returns its model and costs nothing" in output
     assert record.id in output
     assert "a plan sends nothing" not in output
+
+
+def test_seeds_are_trained_from_the_command_line(
+    job: TuningJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from typer.testing import CliRunner
+
+    from llmtune.cli.app import app
+
+    job.save(tmp_path / "job.yaml")
+    with Fake() as vendor:
+        monkeypatch.setenv("LLMTUNE_FAKE_BASE_URL", vendor.url)
+        command = ["tune", str(tmp_path / "job.yaml"), "-p", "fake", "--seeds", "2", "--yes", "--json"]
+        shown = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert len(vendor.jobs) == 2
+    assert [result["seed"] for result in json.loads(shown.stdout)["seeds"]["results"]] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--seeds", "2", "--detach"], "the spread is computed when all runs have ended"),
+        (["--seeds", "2", "-p", "fake,local"], "seeds are compared at one backend"),
+        (["--seeds", "1"], "seeds is 2 to 100, not 1"),
+    ],
+)
+def test_seeds_that_cannot_be_compared_are_refused(
+    more: list[str], message: str, job: TuningJob, tmp_path: Path
+) -> None:
+    from typer.testing import CliRunner
+
+    from llmtune.cli.app import app
+
+    job.save(tmp_path / "job.yaml")
+    with pytest.raises(InvalidJob, match=message):
+        CliRunner().invoke(
+            app, ["tune", str(tmp_path / "job.yaml"), "-p", "fake", "--yes", *more], catch_exceptions=False
+        )
+
+
+def test_the_question_before_money_names_the_number_of_runs(job: TuningJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Fake() as vendor:
+        monkeypatch.setenv("LLMTUNE_FAKE_BASE_URL", vendor.url)
+        with pytest.raises(OverBudget, match="bills each of 3 runs"):
+            confirm(plan(job, "fake"), runs=3)

@@ -50,6 +50,7 @@ COMMANDS: dict[str, list[str]] = {
     "tune": [
         "{job} -p fake --yes --new",
         "{job} -p fake --yes --reuse --json",
+        "{job} -p fake --yes --seeds 2",
         "{job} -p fake --yes --new --sink tensorboard:{folder}/tensorboard --sink mlflow:sqlite:///{folder}/mlflow.db",
         "{job} -p fake --yes --new --model {escapes}",
         "{job} -p fake --yes --new --name {escapes} --seed 3 --limit-rows 8 --set epochs=2",

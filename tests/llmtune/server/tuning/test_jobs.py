@@ -223,3 +223,20 @@ def test_a_model_is_tuned_further(api: Any, vendor: Fake) -> None:
     bodies = [job.body["model"] for job in vendor.jobs.values()]
     assert bodies[0] == "m-1"
     assert bodies[1] == attach(first.id.removeprefix("ftjob-")).model_ref.id
+
+
+def test_a_job_whose_run_is_damaged_is_failed_and_the_others_are_listed(
+    api: Any,
+) -> None:
+    first, second = (api.fine_tuning.jobs.create(model=BASE, training_file=upload(api).id, seed=at) for at in (1, 2))
+    for job in (first, second):
+        assert wait(api, job.id).status == "succeeded"
+    run_id = first.id.removeprefix("ftjob-")
+    with open_store().write() as connection:
+        changed = connection.exec_driver_sql(f"UPDATE runs SET document = '{{' WHERE id = '{run_id}'")
+        assert changed.rowcount == 1
+    jobs = {job.id: job for job in api.fine_tuning.jobs.list()}
+    assert jobs[second.id].status == "succeeded"
+    assert (jobs[first.id].status, jobs[first.id].error.code) == ("failed", "record_damaged")
+    assert run_id in jobs[first.id].error.message
+    assert api.fine_tuning.jobs.retrieve(first.id).error.code == "record_damaged"

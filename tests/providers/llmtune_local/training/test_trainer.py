@@ -251,6 +251,7 @@ def test_the_rate_follows_the_schedule(change: dict[str, Any], train: Train) -> 
         {"dropout": 0.5},
         {"attention_dropout": 0.5},
         {"label_smoothing": 0.3},
+        {"replay_share": 0.2},
         {"prompt_loss_weight": 0.3},
         {"layer_lr_multipliers": {"0": 0.1}},
         {"gradient_accumulation_steps": 2, "lora_dropout": 0.5},
