@@ -46,6 +46,10 @@ log = logging.getLogger("llmtune")
 #: Runs at once at a hosted backend that declares no limit.
 MAX_PARALLEL_RUNS = 4
 
+#: Hyperparameters that jobs did not have when comparisons were first stored. Unset, they are left out of a comparison's
+#: id, so that a stored one keeps its own.
+LATER_HYPERPARAMETERS = ("replay_share",)
+
 #: Called with a member's label and an update of its run.
 OnUpdate = Callable[[str, Update], None]
 
@@ -210,9 +214,13 @@ def compare(  # noqa: PLR0913
 
 
 def _build_group(job: TuningJob, members: Sequence[Member]) -> str:
-    text = json.dumps(
-        [job.to_dict(), [member.model_dump(mode="json") for member in members]], sort_keys=True, default=str
-    )
+    """Return the id of a comparison: the same job and members go on with what is stored, also of earlier versions."""
+    documents = [member.model_dump(mode="json") for member in members]
+    for document in documents:
+        for name in LATER_HYPERPARAMETERS:
+            if (document.get("hyperparameters") or {}).get(name, 0) is None:
+                del document["hyperparameters"][name]
+    text = json.dumps([job.to_dict(), documents], sort_keys=True, default=str)
     return f"compare {hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 

@@ -74,6 +74,7 @@ def declarations() -> core.Declarations:
         layer_lr_multipliers=core.Unsupported("the service updates all layers at one rate", source=SDK),
         dropout=no_dropout,
         attention_dropout=no_dropout,
+        replay_share=core.Unsupported("only the local trainer replays the model's own answers so far", source=OURS),
         label_smoothing=core.Unsupported("the service's cross-entropy has no smoothing", source=SDK),
         replay_share=core.Unsupported("llmtune's loop there replays none of the model's own answers yet", source=OURS),
         dpo_beta=core.NotApplicable("preferences are not trained here yet"),

@@ -12,7 +12,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -43,20 +43,13 @@ def make_loop_row(row: TokenRow, *, prompt_weight: float, scale: float = 1.0) ->
 
     Tokens after the last trained one are left out: nothing depends on them, and they would be billed.
     """
-    weights = np.where(row.completion[1:], 1.0, prompt_weight) * scale
+    weights = row.weight * np.where(row.completion[1:], 1.0, prompt_weight) * scale
     stop = int(np.flatnonzero(weights)[-1]) + 1
     return LoopRow(
         inputs=row.ids[:stop].astype(np.int64),
         targets=row.ids[1 : stop + 1].astype(np.int64),
         weights=weights[:stop].astype(np.float32),
     )
-
-
-def sum_weights(rows: Sequence[TokenRow], prompt_weight: float) -> float:
-    """Return the weights of all trained tokens of some sequences."""
-    trained = sum(int(row.completion[1:].sum()) for row in rows)
-    tokens = sum(len(row.ids) - 1 for row in rows)
-    return trained + prompt_weight * (tokens - trained)
 
 
 def read_run_rows(request: LoopRequest, tokenizer: Any, path: str, limit: int | None) -> TokenRows:
@@ -257,7 +250,7 @@ class LoopTrainer:
         recipe = self.recipe
         indices = step_order.rows_of_step(len(self.train), recipe.batch_size, self.request.seed, number - 1)
         pieces = [piece for index in indices for piece in self.train.rows[index]]
-        weight = sum_weights(pieces, recipe.prompt_loss_weight)
+        weight = sum(piece.total_weight(recipe.prompt_loss_weight) for piece in pieces)
         rows = [make_loop_row(piece, prompt_weight=recipe.prompt_loss_weight, scale=1.0 / weight) for piece in pieces]
         rate = self.learning_rate(number)
         settings = AdamSettings(
@@ -323,7 +316,7 @@ class LoopTrainer:
             self.status_writer.update()
             part = pieces[start : start + VALIDATED_AT_ONCE]
             loss_sum += self.loop.forward([make_loop_row(piece, prompt_weight=0.0) for piece in part]).loss_sum
-            tokens += int(sum_weights(part, 0.0))
+            tokens += sum(int(piece.completion[1:].sum()) for piece in part)
         loss = loss_sum / tokens
         if not math.isfinite(loss):
             raise Diverged(f"the validation loss is no longer a number at step {progress.step}: lower learning_rate")

@@ -10,8 +10,8 @@ from llmtune.errors import DeviceUnavailable
 from llmtune.provider import Span
 from llmtune.provider.memory import size
 
-#: Dense 16-bit operations a second at peak, by the accelerator's name (NVIDIA's datasheets, read 2026-11-30). What is
-#: not listed counts as the slowest of them.
+#: Dense 16-bit operations a second at peak, by the accelerator's name: NVIDIA's round figures, which no source was read
+#: for here, as they only bound a guess eight times as wide. What is not listed counts as the slowest of them.
 PEAK_OPERATIONS = {"T4": 6.5e13, "A10G": 1.25e14, "L4": 1.21e14, "L40S": 3.62e14, "A100": 3.12e14, "H200": 9.89e14}
 #: The share of the peak that training reaches, low and high: a guess, as no run has measured it on these machines.
 _SHARE = (0.05, 0.4)
