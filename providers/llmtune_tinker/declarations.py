@@ -76,7 +76,6 @@ def declarations() -> core.Declarations:
         attention_dropout=no_dropout,
         replay_share=core.Unsupported("only the local trainer replays the model's own answers so far", source=OURS),
         label_smoothing=core.Unsupported("the service's cross-entropy has no smoothing", source=SDK),
-        replay_share=core.Unsupported("llmtune's loop there replays none of the model's own answers yet", source=OURS),
         dpo_beta=core.NotApplicable("preferences are not trained here yet"),
         name=core.Sent("name", core.Text(), source=OURS, note="the session's display name"),
         seed=core.Sent("seed", core.Int(0), default=0, source=OURS, note="of the rows' order, and of the adapter"),
