@@ -137,14 +137,15 @@ class RentedProvider(LocalProvider):
         most = machines.price(choice.machine.per_minute, limit)
         low, high = choice.cost or (0.0, most)
         high, low = min(high, most), min(low, high, most)
-        line = core.CostLine(name="training", low=low, high=high, formula=choice.sentence())
+        line = core.CostLine(name="training", low=low, high=most, formula=choice.sentence())
+        # The time is a guess: only the limit says what the machine may cost at most, and a budget is held against that.
         return core.CostEstimate(
-            training=high,
+            training=most,
             evaluation=0.0,
             hosting=0.0,
-            total=high,
+            total=most,
             low=low,
-            range_reason="each minute that has begun is billed; the time is a guess",
+            range_reason=f"up to {high:,.2f} by a guess of the time; max_cost or max_hours stops it at {most:,.2f}",
             lines=(line,),
             formula=choice.sentence(),
             source=source,

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from llmtune.errors import DeviceUnavailable, InvalidJob, InvalidSettings, LlmtuneError, VendorError
+from llmtune.errors import DeviceUnavailable, InvalidJob, InvalidSettings, LlmtuneError, OverBudget, VendorError
 from llmtune.job.spec import TuningJob
 from llmtune.planning.plan import read_dataset
 from llmtune.provider.types import Request
+from llmtune.runs.api import start
 from llmtune.runs.ids import new_run_id, run_key
 from llmtune.runs.plans import plan
 from llmtune_hfjobs import HfJobsProvider
@@ -135,3 +136,19 @@ def test_a_run_that_does_not_fit_here_is_told_which_machine_would_hold_it(
     after = provider.suggest_machine(receipt, dataset)
     assert after is not None
     assert after.startswith("--provider hfjobs would run it on t4-small at 0.42 USD an hour, about ")
+
+
+def test_a_budget_is_held_against_what_the_limit_lets_it_cost(
+    vendor: FakeHfJobs, provider: HfJobsProvider, job: TuningJob
+) -> None:
+    vendor.outcome = "failure"
+    assert list(provider.inventory()) == []
+    open_end = plan(job, provider).cost
+    assert open_end.total == pytest.approx(12 * 0.42, abs=0.01)  # max_hours, for the guess of the time is no promise
+    assert "max_cost or max_hours stops it at 5.04" in open_end.range_reason
+    with pytest.raises(OverBudget):
+        start(job, provider, budget=1.0)
+    assert vendor.jobs == {}
+    limited = job.model_copy(update={"provider_options": {"hfjobs": {"max_cost": 1.0}}})
+    assert start(limited, provider, budget=1.0).record.cost.total == pytest.approx(0.99, abs=0.01)
+    assert len(vendor.jobs) == 1
