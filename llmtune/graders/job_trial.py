@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from llmtune.data.checks.privacy import scan
 from llmtune.data.example import Example
 from llmtune.data.formats.chat import write_messages
 from llmtune.errors import InvalidJob
 from llmtune.graders.source import needs_last_turn
 from llmtune.graders.trial import try_grader
-from llmtune.job.graders import Grader
+from llmtune.job.graders import Grader, PythonGrader, list_parts
 
 
 def make_row(grader: Grader, example: Example) -> dict[str, Any]:
@@ -35,4 +36,11 @@ def check_grader(grader: Grader, examples: Sequence[Example]) -> list[str]:
             f"grader: a job would learn the wrong thing: {'; '.join(finding.message for finding in errors)}",
             hint="; ".join(finding.remedy for finding in errors if finding.remedy) or None,
         )
-    return [f"grader: {finding.message} ({finding.remedy})" for finding in trial.findings]
+    secrets = [
+        f"grader: the source holds what looks like {name} ({match}), and it is sent as it is (take it out)"
+        for part in list_parts(grader)
+        if isinstance(part, PythonGrader)
+        for code, name, match in scan(part.source or "")
+        if code == "secret"
+    ]
+    return secrets + [f"grader: {finding.message} ({finding.remedy})" for finding in trial.findings]

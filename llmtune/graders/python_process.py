@@ -20,18 +20,23 @@ WORKER = Path(__file__).with_name("python_worker.py")
 #: Seconds for starting Python and running the grader's own imports.
 START_SECONDS = 60.0
 
+#: Answers that may take too long before the others are given up too: hundreds of them would wait for hours.
+MOST_TIMEOUTS = 3
+
 #: What a grader's process sees of the environment: no key, no token.
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "TEMP", "TMP")
 
 
 class PythonProcess:
-    """A process that runs a `grade` function. One that hangs or dies is started again for the next answer.
+    """A process that runs a `grade` function. One that hangs or dies is started again for the next answer,
+    and one that has hung `MOST_TIMEOUTS` times is asked no more.
 
     Use as a context manager. Raises `InvalidJob` where the source cannot be run or defines no `grade`.
     """
 
     def __init__(self, source: str, seconds: float) -> None:
         self._source, self._seconds = source, seconds
+        self._timeouts = 0
         self._process: subprocess.Popen[str] | None = None
         self._answers: queue.Queue[str | None] = queue.Queue()
         self._folder = tempfile.TemporaryDirectory(prefix="llmtune-grader-")
@@ -48,12 +53,15 @@ class PythonProcess:
 
     def grade(self, row: dict[str, Any], answer: str) -> tuple[float | None, str]:
         """Return the score of an answer and "", or None and what went wrong."""
+        too_long = f"it took longer than {self._seconds:g} s, or its process ended"
+        if self._timeouts >= MOST_TIMEOUTS:
+            return None, too_long
         if self._process is None:
             self._start()
         reply = self._ask({"row": row, "answer": answer}, self._seconds)
         if reply is None:
             self._stop()
-            return None, f"it took longer than {self._seconds:g} s, or its process ended"
+            return None, too_long
         return (reply["score"], "") if "score" in reply else (None, str(reply["error"]))
 
     def _start(self) -> None:
@@ -83,9 +91,16 @@ class PythonProcess:
             process.stdin.write(json.dumps(question) + "\n")
             process.stdin.flush()
             line = self._answers.get(timeout=seconds)
-        except (OSError, queue.Empty):
+        except OSError:
             return None
-        return None if line is None else json.loads(line)
+        except queue.Empty:
+            self._timeouts += 1
+            return None
+        try:
+            reply = json.loads(line or "null")
+        except (ValueError, RecursionError):  # written by the grader itself, beside its prints
+            return None
+        return reply if isinstance(reply, dict) else None
 
     def _stop(self) -> None:
         if self._process is not None:

@@ -29,6 +29,20 @@ from llmtune.metrics.text import exact_match, final_number, normalised_match, sa
 #: Characters of an answer in which JSON is looked for.
 LONGEST_JSON = 200_000
 
+#: Seconds that a regular expression may take for one answer.
+REGEX_SECONDS = 10.0
+
+#: What a process runs to see whether a regular expression comes to an end.
+_REGEX = """\
+import re
+
+pattern = re.compile({pattern!r})
+
+
+def grade(row, answer):
+    return {call}
+"""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -71,7 +85,13 @@ def find_reference(grader: Grader, row: Mapping[str, Any]) -> Any:
 def _last_turn(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
     turns = row.get("messages")
     last = turns[-1] if isinstance(turns, list) and turns else None
-    return last if isinstance(last, Mapping) and last.get("role") == "assistant" else None
+    if not isinstance(last, Mapping) or last.get("role") != "assistant":
+        return None
+    parts = last.get("content")
+    if isinstance(parts, list):  # a model answers with their words
+        words = (part.get("text") for part in parts if isinstance(part, Mapping))
+        return {**last, "content": "".join(text for text in words if isinstance(text, str))}
+    return last
 
 
 def make_right_answer(grader: Grader, row: Mapping[str, Any]) -> Answer | None:
@@ -105,6 +125,8 @@ class GraderProcess:
         self._process: PythonProcess | None = None
         self._parts: list[tuple[float, GraderProcess]] = []
         self._validator: Any = None
+        self._pattern: PythonProcess | None = None
+        self._part: PythonProcess | None = None
 
     def __enter__(self) -> Self:
         grader = self.grader
@@ -114,7 +136,16 @@ class GraderProcess:
             self._parts = [(part.weight, self._exit.enter_context(GraderProcess(part.grader))) for part in grader.parts]
         elif isinstance(grader, SchemaGrader):
             self._validator = _open_schema(grader.json_schema)
+        elif isinstance(grader, RegexGrader):
+            self._pattern = self._open_regex(grader.pattern, "pattern.search(answer) is not None")
+        part = None if isinstance(grader, WeightedGrader) else grader.answer_from
+        if part is not None and part.regex is not None:
+            self._part = self._open_regex(part.regex, "sum(1 for _ in pattern.finditer(answer))")
         return self
+
+    def _open_regex(self, pattern: str, call: str) -> PythonProcess:
+        """Open a process that shows whether a regular expression comes to an end: nothing can stop one in this."""
+        return self._exit.enter_context(PythonProcess(_REGEX.format(pattern=pattern, call=call), REGEX_SECONDS))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -126,6 +157,8 @@ class GraderProcess:
         grader = self.grader
         if isinstance(grader, WeightedGrader):
             return self._score_parts(row, answer)
+        if self._part is not None and not _ends(self._part, answer.text):
+            return Score(None, f"answer_from.regex takes longer than {REGEX_SECONDS:g} s")
         text = answer.text if grader.answer_from is None else take_part(grader.answer_from, answer.text)
         if text is None:
             return Score(get_range(grader)[0])
@@ -136,6 +169,8 @@ class GraderProcess:
                 return Score(None, f"it returned {value:g}, outside {grader.lowest:g} to {grader.highest:g}")
             return Score(value, error)
         if isinstance(grader, RegexGrader):
+            if self._pattern is not None and not _ends(self._pattern, text):
+                return Score(None, f"its pattern takes longer than {REGEX_SECONDS:g} s")
             return Score(float(re.search(grader.pattern, text) is not None))
         if isinstance(grader, SchemaGrader):
             return _validate(self._validator, text)
@@ -160,6 +195,10 @@ class GraderProcess:
             total += weight * (score.value - lowest) / (highest - lowest)
             weights += weight
         return Score(total / weights)
+
+
+def _ends(process: PythonProcess, text: str) -> bool:
+    return process.grade({}, text)[0] is not None
 
 
 def take_part(part: AnswerPart, text: str) -> str | None:
@@ -207,7 +246,7 @@ def read_tool_calls(value: Any) -> list[tuple[str, Any]]:
             continue
         arguments = fields.get("arguments", {})
         if isinstance(arguments, str):
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 arguments = json.loads(arguments)
         calls.append((fields["name"], arguments))
     return calls
@@ -234,7 +273,13 @@ def _match(grader: MatchGrader, reference: Any, text: str) -> Score:
         if number is None:
             return Score(None, f"the reference {expected[:60]!r} holds no number")
         answered = final_number(text)
-        return Score(float(answered is not None and abs(answered - number) <= abs(type(number)(grader.tolerance))))
+        if answered is None:
+            return Score(0.0)
+        try:
+            difference = abs(answered - number)
+        except ArithmeticError:  # 1e9999999 and its like: beyond what decimals subtract
+            return Score(float(answered == number))
+        return Score(float(difference <= abs(type(number)(grader.tolerance))))
     value = find_json(expected) if isinstance(reference, str) else reference
     if value is None:
         return Score(None, f"the reference {expected[:60]!r} is not JSON")

@@ -11,7 +11,15 @@ from typing import Any
 
 from llmtune.graders import scoring
 from llmtune.graders.scoring import get_range
-from llmtune.job.graders import Grader, WeightedGrader, find_reference_field, list_parts
+from llmtune.job.graders import (
+    Grader,
+    MatchGrader,
+    SimilarityGrader,
+    ToolCallGrader,
+    WeightedGrader,
+    find_reference_field,
+    list_parts,
+)
 from llmtune.metrics import labels, text
 
 #: Kinds whose code needs a library that a vendor may not have.
@@ -115,8 +123,14 @@ def find_obstacle(grader: Grader) -> str | None:
 
 
 def needs_last_turn(grader: Grader) -> bool:
-    """Return whether a grader reads the right answer from the row's last turn, and not from a field."""
-    return find_reference_field(grader) is None
+    """Return whether a grader reads the right answer from the row's last turn, and not from a field.
+
+    Of several graders, one that does is enough.
+    """
+    parts = list_parts(grader)
+    return find_reference_field(grader) is None or any(
+        isinstance(part, MatchGrader | SimilarityGrader | ToolCallGrader) and part.reference is None for part in parts
+    )
 
 
 def write_source(grader: Grader) -> str:

@@ -27,7 +27,7 @@ def read_mapping(path: Path, noun: str = "job file") -> dict[str, Any]:
     passed around, and one may be a pipe that nobody writes to, a small text that expands to gigabytes, or nested until
     Python gives up.
     """
-    data = _parse(path, _read(path, noun), noun)
+    data = _parse(path, read_text(path, noun), noun)
     if not isinstance(data, dict):
         content = "nothing" if data is None else f"a {type(data).__name__}"
         raise InvalidJob(f"{path}: a {noun} is a mapping of fields, but this holds {content}")
@@ -35,7 +35,8 @@ def read_mapping(path: Path, noun: str = "job file") -> dict[str, Any]:
     return data
 
 
-def _read(path: Path, noun: str) -> str:
+def read_text(path: Path, noun: str) -> str:
+    """Return the text of a regular file of at most `LARGEST` bytes. Raises `InvalidJob`."""
     try:
         status = path.stat()
         if not S_ISREG(status.st_mode):

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from llmtune.errors import InvalidJob, UnknownName
 from llmtune.job.base import StrictModel
-from llmtune.job.files import locate_faults, read_mapping
+from llmtune.job.files import locate_faults, read_mapping, read_text
 from llmtune.metrics.registry import list_names
 
 #: Graders inside graders, at most: a `weighted` one may hold another.
@@ -262,13 +262,10 @@ def read_sources(grader: Grader, folder: Path, depth: int = 1) -> Grader:
         ]
         return grader.model_copy(update={"parts": parts})
     if isinstance(grader, PythonGrader) and grader.file is not None:
-        path = folder / grader.file
         try:
-            source = path.read_text(encoding="utf-8-sig")
-        except OSError as error:
-            raise InvalidJob(f"{path}: cannot be read: {error.strerror}", where="file") from None
-        except ValueError:
-            raise InvalidJob(f"{path}: not UTF-8; save it as UTF-8", where="file") from None
+            source = read_text(folder / grader.file, "Python grader")
+        except InvalidJob as problem:
+            raise InvalidJob(problem.message, where="file", hint=problem.hint) from None
         return grader.model_copy(update={"source": source, "file": None})
     return grader
 

@@ -82,8 +82,8 @@ class TinkerClient:
             body["display_name"] = display_name
         answer = self._send("POST", "/create_session", body, action="opening the session")
         session, refused = answer.get("session_id"), answer.get("error_message")
-        if isinstance(session, str) and _SESSION.fullmatch(session):
-            return session
+        if _is_session(session):
+            return str(session)
         if session is None and isinstance(refused, str) and refused:
             raise VendorError(f"{self.name}: opening the session: {refused}", raw=refused)
         raise TransientError(f"{self.name}: the answer to the new session could not be read", raw=str(answer)[:200])
@@ -104,7 +104,7 @@ class TinkerClient:
         sessions = answer.get("sessions")
         if not isinstance(sessions, list):
             raise TransientError(f"{self.name}: {action}: an answer that cannot be read", raw=str(answer)[:200])
-        return [entry for entry in sessions if isinstance(entry, dict)]
+        return [entry for entry in sessions if isinstance(entry, dict) and _is_session(entry.get("session_id"))]
 
     def finish_session(self, session: str, outcome: str, detail: str) -> None:
         """End a session. The first reason stands; one that has ended is left as it is."""
@@ -237,6 +237,10 @@ class TinkerClient:
             error.message = f"{self.name}: {action}: {error.message}"
             error.args = (error.message,)
             raise
+
+
+def _is_session(value: Any) -> bool:
+    return isinstance(value, str) and _SESSION.fullmatch(value) is not None
 
 
 def _checkpoint_path(address: str) -> str:

@@ -170,7 +170,7 @@ class TinkerProvider(core.BaseProvider):
         carried = self._service.find_sessions(key)
         if not carried:
             return None
-        session = str(carried[-1].get("session_id"))
+        session = str(carried[-1]["session_id"])
         if folder.exists:
             folder.write_sessions([Session(id=session)])
         return responses.job_ref(session, folder)
@@ -179,7 +179,8 @@ class TinkerProvider(core.BaseProvider):
         """Return the state of the run folder and of its session; restart a dead process, a few times in all."""
         folder = self._folder_of(job)
         sessions = folder.read_sessions()
-        summary = self._service.read_session(sessions[-1].id if sessions else job.id)
+        session = sessions[-1].id if sessions else job.id
+        summary = self._service.read_session(session)
         if not folder.exists:
             raise VendorError(
                 f"{self.name}: the loop of this run is not on this machine: {folder.path} is missing",
@@ -193,7 +194,7 @@ class TinkerProvider(core.BaseProvider):
         seen = responses.snapshot(folder, status, verdict, summary, since)
         if seen.state.final and word == "active":
             with suppress(LlmtuneError):  # its process could not say so any more
-                self._service.finish_session(sessions[-1].id, "interrupted", "the loop's process has ended")
+                self._service.finish_session(session, "interrupted", "the loop's process has ended")
         if not seen.state.final:
             return seen
         optional = core.OptionalReads()

@@ -11,11 +11,12 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from llmtune.errors import LlmtuneError, MissingCredentials, QuotaExceeded, TransientError, VendorError
+from llmtune.redaction.secrets import scrub
 from llmtune_tinker.client import RUN_KEY, SDK, TinkerClient
 from llmtune_tinker.loop import AdamSettings, LoopLimits, LoopRow, Outcome, PassResult, StepCounter, StepResult
 from llmtune_tinker.run_folder import Session
@@ -126,8 +127,12 @@ class TinkerLoop:
         return service
 
     def _is_active(self, session: str) -> bool:
-        status = self._client.read_session(session).get("status")
-        return isinstance(status, dict) and status.get("type") == "active"
+        try:
+            return _has_active_status(self._client.read_session(session))
+        except VendorError as problem:
+            if problem.status != 404:
+                raise
+            return False  # the service has forgotten it: the run continues in another one
 
     def _open_session(self) -> None:
         """Open another session for this run, or take the one that an interrupted attempt has opened."""
@@ -136,7 +141,7 @@ class TinkerLoop:
             (
                 str(entry["session_id"])
                 for entry in self._client.find_sessions(self._key)
-                if entry.get("session_id") not in known and (entry.get("status") or {}).get("type") == "active"
+                if entry["session_id"] not in known and _has_active_status(entry)
             ),
             None,
         ) or self._client.create_session({RUN_KEY: self._key}, self._request.name)
@@ -225,6 +230,11 @@ class TinkerLoop:
             self._service = None
 
 
+def _has_active_status(summary: Mapping[str, Any]) -> bool:
+    status = summary.get("status")
+    return isinstance(status, dict) and status.get("type") == "active"
+
+
 class _LogWatcher(logging.Handler):
     """Turns what the SDK only logs (a pause for billing, or for want of capacity) into events of the run."""
 
@@ -242,10 +252,10 @@ class _LogWatcher(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
         if message.startswith(_BILLING):
-            detail = message.partition("Error: ")[2].strip()[:300]
+            detail = scrub(message.partition("Error: ")[2].strip())[:300]
             self._report_sentence(f"{BILLING_SENTENCE}: {detail}" if detail else BILLING_SENTENCE, "warning")
         elif "is paused" in message:
-            self._report_sentence(f"Tinker: {message[:300]}", "warning")
+            self._report_sentence(f"Tinker: {scrub(message)[:300]}", "warning")
 
 
 def read_loss(output: Any, rows: Sequence[LoopRow]) -> PassResult:
@@ -301,7 +311,8 @@ def _translate(error: Exception, action: str) -> LlmtuneError | None:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, tinker.TinkerError):
         cause = cause.__cause__  # after one failure the SDK refuses every other call, for that reason
-    message = _REQUEST.sub("", str(cause or error).replace("\n", " ").strip())[:800]
+    # what is raised here goes to files of the run folder, and a service may repeat the key that it refuses
+    message = scrub(_REQUEST.sub("", str(cause or error).replace("\n", " ").strip()))[:800]
     text = f"Tinker: {action}: {message}"
     if isinstance(cause, tinker.AuthenticationError):
         return MissingCredentials(f"Tinker did not accept the API key: {message}")

@@ -27,7 +27,7 @@ from llmtune_local.training import lr_schedule
 from llmtune_local.training.progress import Diverged, Progress, Stopped
 from llmtune_local.training.time_left import Ahead, TimeLeft
 from llmtune_local.training.validation_plan import TrainingWork, choose_rows, plan_validation
-from llmtune_tinker.loop import AdamSettings, LoopRow, TrainingLoop, count_tokens
+from llmtune_tinker.loop import AdamSettings, LoopRow, Outcome, TrainingLoop, count_tokens
 from llmtune_tinker.run_folder import Checkpoint, LoopResult
 
 if TYPE_CHECKING:
@@ -126,17 +126,18 @@ class LoopTrainer:
             self.fit()
             result = self.finish()
         except Stopped:
-            self.loop.close("interrupted", "stopped by the user")
+            self._close("interrupted", "stopped by the user")
             raise
         except BaseException as problem:
-            self._close_after(problem)
+            self._close("errored", str(problem).partition("\n")[0])
             raise
-        self.loop.close("success", "the run is complete")
+        self._close("success", "the run is complete")
         return result
 
-    def _close_after(self, problem: BaseException) -> None:
+    def _close(self, outcome: Outcome, detail: str) -> None:
+        """End the session. Where that fails the run has ended all the same: its outcome stays what it was."""
         try:
-            self.loop.close("errored", str(problem).partition("\n")[0])
+            self.loop.close(outcome, detail)
         except LlmtuneError as unreachable:
             self.status_writer.event(f"the session could not be ended: {unreachable.message}", "warning")
 

@@ -64,7 +64,7 @@ def _download_all(client: TinkerClient, urls: Mapping[str, str], into: Path) -> 
     left_out = []
     for path, url in urls.items():
         name = PurePosixPath(path).name
-        if not _FILES.fullmatch(name):
+        if not _FILES.fullmatch(name) or (into / name).exists():  # one name twice: the first stays
             left_out.append(name[:120])
             continue
         check_vendor_url(url, base=client.base_url, hosts=HOSTS)

@@ -9,6 +9,7 @@ import argparse
 import logging
 from typing import TYPE_CHECKING
 
+from llmtune.redaction.secrets import scrub
 from llmtune_local.worker.main import NOT_STARTED, StopSignals, work
 from llmtune_tinker.client import TinkerClient
 from llmtune_tinker.run_folder import LoopFolder, LoopRequest
@@ -24,6 +25,15 @@ if TYPE_CHECKING:
     from llmtune_local.run_state.status_writer import StatusWriter
 
 logger = logging.getLogger("llmtune")
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class _Scrubbing(logging.Formatter):
+    """Lines of worker.log without the key: the SDK's errors repeat what the service answers."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return scrub(super().format(record))
 
 
 def make_trainer(folder: RunDir, request: RunRequest, journal: StatusWriter, stop: Callable[[], bool]) -> LoopTrainer:
@@ -53,7 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run_dir")
     parser.add_argument("--resume", action="store_true", help="continue from the last saved state")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, force=True)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Scrubbing(LOG_FORMAT))
     logging.getLogger("httpx").setLevel(logging.WARNING)
     folder = LoopFolder(options.run_dir)
     signals = StopSignals()

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from llmtune.errors import InvalidData, InvalidJob
-from llmtune.graders import Answer, GraderProcess, Score, make_grader, read_answers, read_rows
+from llmtune.graders import Answer, GraderProcess, Score, make_grader, read_answers, read_rows, scoring
+from llmtune.graders.python_process import MOST_TIMEOUTS, PythonProcess
+from llmtune.graders.scoring import read_tool_calls
 
 
 def score(answer: str | Answer, row: dict[str, Any], **fields: Any) -> Score:
@@ -152,3 +154,58 @@ def test_arguments_of_tools_are_compared_as_json_is() -> None:
     fields = {"kind": "tool_call", "reference": "r"}
     assert score(Answer("", (("f", {"n": 1.0, "on": True}),)), row, **fields).value == 1.0
     assert score(Answer("", (("f", {"n": 1, "on": 1}),)), row, **fields).value == 0.0
+
+
+def test_numbers_beyond_what_decimals_subtract_are_wrong_or_right() -> None:
+    assert score("1e9999999", {"a": "3"}, kind="match", operation="numeric", reference="a").value == 0.0
+    assert score("1e9999999", {"a": "1e9999999"}, kind="match", operation="numeric", reference="a").value == 1.0
+
+
+def test_arguments_that_are_nested_too_deeply_are_another_call() -> None:
+    calls = read_tool_calls([{"name": "find", "arguments": "[" * 100_000}])
+    row = {"a": [{"name": "find", "arguments": "{}"}]}
+    assert score(Answer("", tuple(calls)), row, kind="tool_call", reference="a").value == 0.0
+
+
+def test_the_words_of_a_last_turn_in_parts_are_the_reference() -> None:
+    parts = [{"type": "text", "text": "for"}, {"type": "text", "text": "ty"}]
+    row = {"messages": [{"role": "assistant", "content": parts}]}
+    assert score("forty", row, kind="match").value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"kind": "regex", "pattern": "(a+)+$"}, "its pattern takes longer than 0.2 s"),
+        ({"kind": "match", "answer_from": {"regex": "(a+)+$"}, "reference": "a"}, "answer_from.regex takes longer"),
+    ],
+)
+def test_a_regular_expression_without_an_end_is_given_up(
+    fields: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "REGEX_SECONDS", 0.2)
+    with GraderProcess(make_grader(fields)) as process:
+        assert sentence in process.score({"a": "b"}, Answer("a" * 64 + "!")).error
+
+
+def test_a_grader_that_never_ends_is_asked_no_more() -> None:
+    starts = []
+    with PythonProcess("def grade(row, answer):\n    while True: pass", 0.02) as process:
+        start = process._start
+        process._start = lambda: (starts.append(1), start())  # type: ignore[method-assign,assignment,func-returns-value]
+        scores = [process.grade({}, "") for _ in range(100)]
+    assert {sentence for _, sentence in scores} == {"it took longer than 0.02 s, or its process ended"}
+    assert len(starts) == MOST_TIMEOUTS - 1
+
+
+def test_what_a_grader_writes_beside_its_answers_is_a_sentence() -> None:
+    source = """
+import os
+def grade(row, answer):
+    for place in range(3, 20):
+        try: os.write(place, b"junk\\n")
+        except OSError: pass
+    return 1.0
+"""
+    with PythonProcess(source, 10.0) as process:
+        assert process.grade({}, "")[0] is None

@@ -22,7 +22,8 @@ from llmtune_tinker.fake.service import FakeTinker
 from llmtune_tinker.provider import TinkerProvider
 from llmtune_tinker.run_folder import LoopFolder
 from llmtune_tinker.settings import TinkerSettings
-from tests.providers.llmtune_tinker.conftest import QWEN, Threads
+from llmtune_tinker.tinker_loop import TinkerLoop, translate_errors
+from tests.providers.llmtune_tinker.conftest import KEY, QWEN, Threads
 
 
 @pytest.fixture(autouse=True)
@@ -253,6 +254,56 @@ def test_a_run_whose_folder_is_elsewhere_says_so(tinker: TinkerProvider, tinker_
     with pytest.raises(VendorError, match="not on this machine"):
         other.poll(core.JobRef(id=ref.id), None)
     assert tinker.poll(core.JobRef(id=ref.id), None).state is core.RunState.SUCCEEDED, "found by its session's id"
+
+
+def test_a_run_whose_sessions_are_lost_is_polled_all_the_same(
+    tinker: TinkerProvider, tinker_vendor: FakeTinker, threads: Threads, make: Make
+) -> None:
+    threads.stopped.set()
+    ref = tinker.submit(make(), run_key(new_run_id()))
+    threads.join()
+    tinker_vendor.jobs[ref.id].data.pop("ended", None)
+    folder = LoopFolder(ref.data["folder"])
+    folder.cancel()
+    (folder.path / "sessions.json").write_text("{")
+    assert run_to_its_end(tinker, ref).state is core.RunState.CANCELLED
+    assert "ended" in tinker_vendor.jobs[ref.id].data
+
+
+def test_a_session_that_the_service_has_forgotten_is_followed_by_another(
+    tinker: TinkerProvider, tinker_vendor: FakeTinker, threads: Threads, make: Make
+) -> None:
+    ref = tinker.submit(make(), run_key(new_run_id()))
+    threads.join()
+    folder = LoopFolder(ref.data["folder"], {"TINKER_API_KEY": KEY})
+    del tinker_vendor.jobs[ref.id]
+    loop = TinkerLoop(tinker._service, folder, folder.read_loop_request(), folder.path.name)
+    loop.open(None, 0)
+    loop.close("interrupted", "")
+    assert len(folder.read_sessions()) == 2
+
+
+def test_odd_answers_to_a_search_are_no_sessions(
+    tinker: TinkerProvider, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd: list[Any] = [{}, {"session_id": None}, {"session_id": "../x"}, "session-1"]
+    monkeypatch.setattr(tinker._service._http, "send", lambda *_, **__: {"sessions": odd})
+    assert tinker.find(run_key(new_run_id())) is None
+
+
+def test_a_key_that_the_service_repeats_is_in_no_message() -> None:
+    import httpx
+    import tinker as sdk
+
+    answer = httpx.Response(401, request=httpx.Request("POST", "http://127.0.0.1"))
+    with pytest.raises(MissingCredentials) as caught, translate_errors("the gradient of step 1"):
+        raise sdk.AuthenticationError(f"bad key {KEY}-{'x' * 20}", response=answer, body=None)
+    assert KEY in str(caught.value), "an unknown one is left"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINKER_API_KEY", f"{KEY}-{'x' * 20}")
+        with pytest.raises(MissingCredentials) as caught, translate_errors("the gradient of step 1"):
+            raise sdk.AuthenticationError(f"bad key {KEY}-{'x' * 20}", response=answer, body=None)
+    assert KEY not in str(caught.value)
 
 
 @pytest.mark.slow

@@ -301,6 +301,23 @@ def test_a_loss_that_is_no_number_ends_the_run_and_its_session(runs: Runs) -> No
     assert loops[0].closed[0][0] == "errored"
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_session_that_cannot_be_ended_changes_no_outcome(runs: Runs, stopped: bool) -> None:
+    def refuse(*_: str) -> None:
+        raise VendorError("no such luck")
+
+    def change(loop: InMemoryLoop) -> None:
+        loop.close = refuse  # type: ignore[method-assign]
+
+    if stopped:
+        with pytest.raises(Stopped):
+            runs.train("run", runs.request(), change=change, stop=lambda: True)
+    else:
+        assert runs.train("run", runs.request(), change=change)[0].steps == 8
+    events = LoopFolder(runs.root / "run").read_events()[0]
+    assert any("the session could not be ended: no such luck" in event.message for event in events)
+
+
 def test_a_service_without_files_still_gives_a_model(runs: Runs) -> None:
     result, folder, *_ = runs.train("run", runs.request(), service=Service(refuse_files=True))
     assert result.files is None
