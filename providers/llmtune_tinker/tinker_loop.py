@@ -104,6 +104,7 @@ class TinkerLoop:
                 )
             else:
                 future = self._service.create_training_client_from_state_with_optimizer(state, user_metadata=metadata)
+        with translate_errors("opening the model") if state is None else _missing_state_named(state, step):
             self._training = future.result()
         self._steps = StepCounter(applied=step)
 
@@ -228,6 +229,22 @@ class TinkerLoop:
             with suppress(Exception):  # the session is over: what remains are this process's own connections
                 self._service.holder.run_coroutine_threadsafe(self._service._close_holders()).result(timeout=2)
             self._service = None
+
+
+@contextmanager
+def _missing_state_named(state: str, step: int) -> Iterator[None]:
+    """Say what to do where the service does not have the state: it was deleted, or the key is another account's."""
+    try:
+        with translate_errors("opening the model"):
+            yield
+    except VendorError as problem:
+        if problem.status != 404:
+            raise
+        raise VendorError(
+            f"the state after step {step} is not at Tinker ({state}): resume with the key of the account that started"
+            " the run or, where it was deleted, start anew: llmtune tune JOB --new",
+            status=404,
+        ) from problem
 
 
 def _has_active_status(summary: Mapping[str, Any]) -> bool:

@@ -283,6 +283,24 @@ def test_a_session_that_the_service_has_forgotten_is_followed_by_another(
     assert len(folder.read_sessions()) == 2
 
 
+def test_a_state_that_the_service_has_deleted_ends_the_run_in_a_sentence(
+    tinker: TinkerProvider, tinker_vendor: FakeTinker, threads: Threads, make: Make
+) -> None:
+    request = make(checkpoint_every=1)
+    ref = tinker.submit(request, run_key(new_run_id()))
+    run_to_its_end(tinker, ref)
+    threads.join()
+    folder = LoopFolder(ref.data["folder"])
+    status = folder.read_status()
+    assert status is not None
+    folder.write_status(status.model_copy(update={"state": "failed", "error": "killed", "error_code": "internal"}))
+    tinker_vendor.saved.clear()
+    tinker.restart(ref, request)
+    end = run_to_its_end(tinker, ref)
+    assert end.state is core.RunState.FAILED
+    assert "start anew: llmtune tune JOB --new" in (end.error or "")
+
+
 def test_odd_answers_to_a_search_are_no_sessions(
     tinker: TinkerProvider, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
