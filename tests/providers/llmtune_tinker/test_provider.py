@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,7 @@ from llmtune_tinker.provider import TinkerProvider
 from llmtune_tinker.run_folder import LoopFolder
 from llmtune_tinker.settings import TinkerSettings
 from llmtune_tinker.tinker_loop import TinkerLoop, translate_errors
+from llmtune_tinker.worker.main import LOG_FORMAT, _Scrubbing
 from tests.providers.llmtune_tinker.conftest import KEY, QWEN, Threads
 
 
@@ -406,3 +409,13 @@ def test_a_base_model_says_why_it_does_not_answer(tinker: TinkerProvider) -> Non
     assert isinstance(answer, core.Unavailable)
     with pytest.raises(InvalidJob, match="starts from a base model"):
         tinker.continue_from(core.ModelRef(id="tinker://a/sampler_weights/b", base=QWEN))
+
+
+def test_a_key_is_not_in_the_workers_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = f"{KEY}-{'x' * 20}"
+    monkeypatch.setenv("TINKER_API_KEY", key)
+    try:
+        raise ValueError(f"refused: {key}")
+    except ValueError:
+        record = logging.LogRecord("llmtune", logging.ERROR, __file__, 1, "the run failed", (), sys.exc_info())
+    assert key not in _Scrubbing(LOG_FORMAT).format(record)
