@@ -41,7 +41,8 @@ class Bucket:
     def check_private(self) -> None:
         """Raise `VendorError` for a bucket that is not private: rows must not go there."""
         answer = self.client.get(f"/api/buckets/{self.id}")
-        if not (answer.get("private") is True or answer.get("visibility") == "private"):
+        facts = answer if isinstance(answer, dict) else {}
+        if not (facts.get("private") is True or facts.get("visibility") == "private"):
             raise VendorError(f"the bucket {self.id} is not private", hint="make it private, or name another one")
 
     def list(self, folder: str) -> Sequence[StoredFile]:
@@ -59,7 +60,12 @@ class Bucket:
         return [
             StoredFile(path=str(entry["path"]), size=int(entry["size"]), version=str(entry["xetHash"]))
             for entry in entries
-            if isinstance(entry, dict) and entry.get("type") == "file" and {"path", "size", "xetHash"} <= entry.keys()
+            if isinstance(entry, dict)
+            and entry.get("type") == "file"
+            and isinstance(entry.get("size"), int)
+            and "xetHash" in entry
+            # What lies beside the folder is not asked for: what is listed is also removed.
+            and str(entry.get("path")).startswith(f"{folder}/")
         ]
 
     def put(self, files: Mapping[str, Path | bytes]) -> None:
@@ -122,7 +128,8 @@ class Bucket:
         failed = answer.get("failed") if isinstance(answer, dict) else None
         if failed:
             first = failed[0] if isinstance(failed, list) else failed
-            raise VendorError(f"the bucket {self.id} refused {first.get('path')}: {first.get('error')}")
+            file, why = (first.get("path"), first.get("error")) if isinstance(first, dict) else ("a file", first)
+            raise VendorError(f"the bucket {self.id} refused {file}: {why}")
 
     def _connection(self, kind: str) -> dict[str, Any]:
         token = read_secret(self._key_env)

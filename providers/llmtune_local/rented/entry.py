@@ -34,7 +34,7 @@ STOP_BEFORE = 45.0
 END_SECONDS = 120.0
 
 #: Files of the run folder that mean something only on the machine that wrote them.
-_LOCAL_ONLY = frozenset({"lock", "launched", "cancel"})
+LOCAL_ONLY = frozenset({"lock", "launched", "cancel"})
 #: What is copied last, in this order: it says that everything else is there.
 _LAST = ("result.json", "status.json")
 #: Written by this process: why the machine's work ended, and the seconds that it has used over all its attempts.
@@ -64,7 +64,7 @@ class Mirror:
         names = {
             path.relative_to(self.folder).as_posix(): path
             for path in self.folder.rglob("*")
-            if path.is_file() and path.name not in _LOCAL_ONLY and not _is_temporary(path.relative_to(self.folder))
+            if path.is_file() and path.name not in LOCAL_ONLY and not _is_temporary(path.relative_to(self.folder))
         }
         for name in sorted(names, key=_copy_order):
             try:
