@@ -82,8 +82,15 @@ class Mirror:
             del self._copied[name]
 
     def write(self, name: str, record: dict[str, Any]) -> None:
-        """Write a file of this process's own."""
-        (self.storage / name).write_text(json.dumps(record), encoding="utf-8")
+        """Write a file of this process's own, whole: a machine that is taken away meanwhile leaves the earlier one."""
+        target, content = self.storage / name, json.dumps(record)
+        part = target.with_name(f".{name}.tmp")
+        try:
+            part.write_text(content, encoding="utf-8")
+            part.replace(target)
+        except OSError:  # the storage cannot rename
+            part.unlink(missing_ok=True)
+            target.write_text(content, encoding="utf-8")
 
 
 def _copy_order(name: str) -> tuple[int, bool, str]:
