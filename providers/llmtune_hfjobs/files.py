@@ -91,20 +91,26 @@ class Bucket:
         )
 
     def fetch(self, files: Mapping[StoredFile, Path]) -> None:
-        """Download files; each appears under its name when all of it is there."""
+        """Download files; each appears under its name when all of it is there.
+
+        What an earlier call had whole before it was broken off is not fetched again: a large model takes longer than
+        one poll may.
+        """
         HF_XET.require("fetching files of a bucket")
         from hf_xet import XetFileInfo, XetSession
 
-        parts: list[tuple[Path, Path, int]] = []
+        parts = [(path.with_name(f".{path.name}.part"), path, file.size) for file, path in files.items()]
         with _xet("fetching files of the bucket"):
-            with XetSession().new_file_download_group(**self._connection("read")) as group:
-                for file, path in files.items():
-                    part = path.with_name(f".{path.name}.part")
-                    parts.append((part, path, file.size))
-                    if file.size:
+            missing: list[tuple[StoredFile, Path]] = []
+            for file, (part, _, size) in zip(files, parts, strict=True):
+                if not size:
+                    part.write_bytes(b"")
+                elif not _has_content(part, file):
+                    missing.append((file, part))
+            if missing:
+                with XetSession().new_file_download_group(**self._connection("read")) as group:
+                    for file, part in missing:
                         group.start_download_file(XetFileInfo(file.version, file.size), str(part))
-                    else:
-                        part.write_bytes(b"")
         for part, path, size in parts:
             if not part.is_file() or part.stat().st_size != size:
                 raise TransientError(f"{path.name} did not come whole from the bucket {self.id}", sent=True)
@@ -137,6 +143,16 @@ class Bucket:
             "token_refresh_url": f"{self.client.base}/api/buckets/{self.id}/xet-{kind}-token",
             "token_refresh_headers": {"authorization": f"Bearer {token}"} if token else {},
         }
+
+
+def _has_content(path: Path, file: StoredFile) -> bool:
+    """Return whether a file here has the content of one in the bucket."""
+    from hf_xet import hash_files
+
+    if not path.is_file() or path.stat().st_size != file.size:
+        return False
+    (hashed,) = hash_files([str(path)])
+    return bool(hashed.hash == file.version)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from llmtune.runs.ids import new_run_id, run_key
 from llmtune.testing.http import Refusal
 from llmtune_hfjobs import HfJobsProvider
 from llmtune_hfjobs.fake.service import FakeHfJobs
-from llmtune_hfjobs.files import Bucket
+from llmtune_hfjobs.files import Bucket, _has_content
 from llmtune_hfjobs.responses import read_job, read_machine
 from llmtune_local.rented.vendor import StoredFile
 from llmtune_local.run_state.process import FolderLock
@@ -180,6 +180,32 @@ def test_a_list_has_only_what_lies_in_the_folder() -> None:
 
     bucket = Bucket(Client(), "acme/llmtune", key_env="HF_TOKEN")  # type: ignore[arg-type]
     assert [file.path for file in bucket.list("runs/a")] == ["runs/a/x"]
+
+
+def test_a_fetch_that_is_broken_off_does_not_fetch_again_what_it_had(
+    provider: HfJobsProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider._jobs.put_files({"runs/a/model/one": b"weights"})
+    (file,) = provider._jobs.list_files("runs/a")
+    target = tmp_path / "one"
+
+    def break_off(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", break_off)
+        with pytest.raises(KeyboardInterrupt):
+            provider._jobs.fetch_files({file: target})
+    assert not target.exists()
+    part = tmp_path / ".one.part"
+    assert _has_content(part, file)
+    monkeypatch.setattr(provider._jobs.bucket, "_connection", break_off)
+    provider._jobs.fetch_files({file: target})
+    assert target.read_bytes() == b"weights"
+    part.write_bytes(b"another")
+    assert not _has_content(part, file), "as long, and of another content"
+    with pytest.raises(KeyboardInterrupt):
+        provider._jobs.fetch_files({file: target})
 
 
 @pytest.mark.parametrize("odd", [[], "x", 3, {"runningSecs": float("inf")}, {"runningSecs": -1}])
