@@ -17,11 +17,10 @@ from llmtune_local.rented.vendor import Launch, RentedJob, StoredFile
 
 
 class HfJobs:
-    """The machines and the bucket of one account. `secrets` are given to each job."""
+    """The machines and the bucket of one account."""
 
     def __init__(self, client: Client, name: str, settings: HfJobsSettings, key_env: str) -> None:
         self.client, self.name, self.settings, self._key_env = client, name, settings, key_env
-        self.secrets: Mapping[str, str] = {}
         self._bucket_made = False
 
     @cached_property
@@ -50,7 +49,7 @@ class HfJobs:
 
     def start_job(self, launch: Launch) -> RentedJob:
         """Start a job: one paid call."""
-        body = requests.build_job(launch, image=self.settings.image, bucket=self.bucket.id, secrets=self.secrets)
+        body = requests.build_job(launch, image=self.settings.image, bucket=self.bucket.id)
         return responses.read_job(self.client.send("POST", self._jobs(), body), self.name)
 
     def find_jobs(self, labels: Mapping[str, str]) -> Sequence[RentedJob]:

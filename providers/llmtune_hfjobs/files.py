@@ -41,7 +41,8 @@ class Bucket:
     def check_private(self) -> None:
         """Raise `VendorError` for a bucket that is not private: rows must not go there."""
         answer = self.client.get(f"/api/buckets/{self.id}")
-        if not (answer.get("private") is True or answer.get("visibility") == "private"):
+        facts = answer if isinstance(answer, dict) else {}
+        if not (facts.get("private") is True or facts.get("visibility") == "private"):
             raise VendorError(f"the bucket {self.id} is not private", hint="make it private, or name another one")
 
     def list(self, folder: str) -> Sequence[StoredFile]:
@@ -59,7 +60,12 @@ class Bucket:
         return [
             StoredFile(path=str(entry["path"]), size=int(entry["size"]), version=str(entry["xetHash"]))
             for entry in entries
-            if isinstance(entry, dict) and entry.get("type") == "file" and {"path", "size", "xetHash"} <= entry.keys()
+            if isinstance(entry, dict)
+            and entry.get("type") == "file"
+            and isinstance(entry.get("size"), int)
+            and "xetHash" in entry
+            # What lies beside the folder is not asked for: what is listed is also removed.
+            and str(entry.get("path")).startswith(f"{folder}/")
         ]
 
     def put(self, files: Mapping[str, Path | bytes]) -> None:
@@ -85,20 +91,26 @@ class Bucket:
         )
 
     def fetch(self, files: Mapping[StoredFile, Path]) -> None:
-        """Download files; each appears under its name when all of it is there."""
+        """Download files; each appears under its name when all of it is there.
+
+        What an earlier call had whole before it was broken off is not fetched again: a large model takes longer than
+        one poll may.
+        """
         HF_XET.require("fetching files of a bucket")
         from hf_xet import XetFileInfo, XetSession
 
-        parts: list[tuple[Path, Path, int]] = []
+        parts = [(path.with_name(f".{path.name}.part"), path, file.size) for file, path in files.items()]
         with _xet("fetching files of the bucket"):
-            with XetSession().new_file_download_group(**self._connection("read")) as group:
-                for file, path in files.items():
-                    part = path.with_name(f".{path.name}.part")
-                    parts.append((part, path, file.size))
-                    if file.size:
+            missing: list[tuple[StoredFile, Path]] = []
+            for file, (part, _, size) in zip(files, parts, strict=True):
+                if not size:
+                    part.write_bytes(b"")
+                elif not _has_content(part, file):
+                    missing.append((file, part))
+            if missing:
+                with XetSession().new_file_download_group(**self._connection("read")) as group:
+                    for file, part in missing:
                         group.start_download_file(XetFileInfo(file.version, file.size), str(part))
-                    else:
-                        part.write_bytes(b"")
         for part, path, size in parts:
             if not part.is_file() or part.stat().st_size != size:
                 raise TransientError(f"{path.name} did not come whole from the bucket {self.id}", sent=True)
@@ -122,7 +134,8 @@ class Bucket:
         failed = answer.get("failed") if isinstance(answer, dict) else None
         if failed:
             first = failed[0] if isinstance(failed, list) else failed
-            raise VendorError(f"the bucket {self.id} refused {first.get('path')}: {first.get('error')}")
+            file, why = (first.get("path"), first.get("error")) if isinstance(first, dict) else ("a file", first)
+            raise VendorError(f"the bucket {self.id} refused {file}: {why}")
 
     def _connection(self, kind: str) -> dict[str, Any]:
         token = read_secret(self._key_env)
@@ -130,6 +143,16 @@ class Bucket:
             "token_refresh_url": f"{self.client.base}/api/buckets/{self.id}/xet-{kind}-token",
             "token_refresh_headers": {"authorization": f"Bearer {token}"} if token else {},
         }
+
+
+def _has_content(path: Path, file: StoredFile) -> bool:
+    """Return whether a file here has the content of one in the bucket."""
+    from hf_xet import hash_files
+
+    if not path.is_file() or path.stat().st_size != file.size:
+        return False
+    (hashed,) = hash_files([str(path)])
+    return bool(hashed.hash == file.version)
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -39,21 +41,12 @@ class HfJobsProvider(RentedProvider):
 
     def preflight(self, request: core.Request) -> list[Finding]:
         """Check the token for gated models, then as every rented run is checked."""
-        self._read_secrets(request)
+        self.read_secrets(request.body.get("machine", {}))
         return super().preflight(request)
 
-    def submit(self, request: core.Request, key: core.RunKey) -> core.JobRef:
-        """Start the job, with a token only where the job asks for a gated model."""
-        self._jobs.secrets = self._read_secrets(request)
-        return super().submit(request, key)
-
-    def restart(self, job: core.JobRef, request: core.Request) -> str:
-        """Start another job from the checkpoint, with the same secrets."""
-        self._jobs.secrets = self._read_secrets(request)
-        return super().restart(job, request)
-
-    def _read_secrets(self, request: core.Request) -> dict[str, str]:
-        if not request.body.get("machine", {}).get("gated"):
+    def read_secrets(self, machine: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return a token for the model, only where the job asks for a gated one."""
+        if not machine.get("gated"):
             return {}
         variable = self.settings.model_token_env
         token = read_secret(variable) if variable else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from llmtune_local.rented.vendor import Launch
@@ -15,7 +14,7 @@ ATTEMPTS = 3
 _SCRIPT = 'export LLMTUNE_STARTED=$(date +%s); exec "$@"'
 
 
-def build_job(launch: Launch, *, image: str, bucket: str, secrets: Mapping[str, str]) -> dict[str, Any]:
+def build_job(launch: Launch, *, image: str, bucket: str) -> dict[str, Any]:
     """Return the body that starts a job. `bucket` is NAMESPACE/NAME."""
     wheel = f"{INPUTS}/{launch.wheel.removeprefix(f'{launch.inputs}/')}"
     trainer = ["python", "-m", "llmtune_local.rented.entry", "--inputs", INPUTS, "--run", RUN]
@@ -35,6 +34,6 @@ def build_job(launch: Launch, *, image: str, bucket: str, secrets: Mapping[str, 
             volume | {"mountPath": RUN, "readOnly": False, "path": launch.run},
         ],
     }
-    if secrets:
-        body["secrets"] = dict(secrets)
+    if launch.secrets:
+        body["secrets"] = dict(launch.secrets)
     return body

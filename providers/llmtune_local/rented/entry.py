@@ -34,7 +34,7 @@ STOP_BEFORE = 45.0
 END_SECONDS = 120.0
 
 #: Files of the run folder that mean something only on the machine that wrote them.
-_LOCAL_ONLY = frozenset({"lock", "launched", "cancel"})
+LOCAL_ONLY = frozenset({"lock", "launched", "cancel"})
 #: What is copied last, in this order: it says that everything else is there.
 _LAST = ("result.json", "status.json")
 #: Written by this process: why the machine's work ended, and the seconds that it has used over all its attempts.
@@ -64,7 +64,7 @@ class Mirror:
         names = {
             path.relative_to(self.folder).as_posix(): path
             for path in self.folder.rglob("*")
-            if path.is_file() and path.name not in _LOCAL_ONLY and not _is_temporary(path.relative_to(self.folder))
+            if path.is_file() and path.name not in LOCAL_ONLY and not _is_temporary(path.relative_to(self.folder))
         }
         for name in sorted(names, key=_copy_order):
             try:
@@ -82,8 +82,15 @@ class Mirror:
             del self._copied[name]
 
     def write(self, name: str, record: dict[str, Any]) -> None:
-        """Write a file of this process's own."""
-        (self.storage / name).write_text(json.dumps(record), encoding="utf-8")
+        """Write a file of this process's own, whole: a machine that is taken away meanwhile leaves the earlier one."""
+        target, content = self.storage / name, json.dumps(record)
+        part = target.with_name(f".{name}.tmp")
+        try:
+            part.write_text(content, encoding="utf-8")
+            part.replace(target)
+        except OSError:  # the storage cannot rename
+            part.unlink(missing_ok=True)
+            target.write_text(content, encoding="utf-8")
 
 
 def _copy_order(name: str) -> tuple[int, bool, str]:

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import math
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +23,7 @@ from pydantic import BaseModel, ValidationError
 import llmtune.provider as core
 from llmtune import config
 from llmtune.data.findings import Finding, warning
-from llmtune.errors import InvalidJob, LlmtuneError, TransientError, VendorError
+from llmtune.errors import InvalidJob, LlmtuneError, SubmitUnknown, TransientError, VendorError
 from llmtune.provider import RunState
 from llmtune.provider.memory import size
 from llmtune_local import requests, responses
@@ -30,10 +31,20 @@ from llmtune_local.default_settings import count_parameters
 from llmtune_local.models import memory_estimate
 from llmtune_local.provider import LocalProvider
 from llmtune_local.rented import machines
-from llmtune_local.rented.entry import ENDED, LIMITS, USED, read_record
+from llmtune_local.rented.entry import ENDED, LIMITS, LOCAL_ONLY, USED, read_record
 from llmtune_local.rented.settings import RentedOptions
-from llmtune_local.rented.vendor import DATA_LABEL, RATE_LABEL, RUN_LABEL, Launch, RentedJob, RentedVendor, StoredFile
+from llmtune_local.rented.vendor import (
+    DATA_LABEL,
+    RATE_LABEL,
+    RUN_LABEL,
+    VALIDATION_LABEL,
+    Launch,
+    RentedJob,
+    RentedVendor,
+    StoredFile,
+)
 from llmtune_local.rented.wheel import pack_wheel
+from llmtune_local.run_state.process import FolderBusy, FolderLock
 from llmtune_local.run_state.run_dir import RunDir, now, write_atomically
 from llmtune_local.run_state.schema import FINAL, RunRequest, Verdict
 from llmtune_local.worker import supervisor
@@ -50,6 +61,12 @@ INPUTS, RUNS = "inputs", "runs"
 _LARGE, _NEVER = ("adapter/", "model/", "logits/"), ("checkpoints/",)
 #: Marks a run folder here whose run is over and whose files are complete.
 _SETTLED = "settled.json"
+#: What a run folder here notes beside what was fetched: the job that a resume has started, the versions of the files
+#: that were fetched, and which process fetches. Nothing of these names is fetched.
+_RESUMED, _FETCHED, _FETCHING = "resumed.json", ".fetched.json", ".fetching"
+_NOTES = frozenset({_SETTLED, _RESUMED, _FETCHED, _FETCHING}) | LOCAL_ONLY
+#: A run's key; others could lead out of the folder of the runs.
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 #: Seconds that the vendor waits beyond the limit before it ends a job itself.
 _GRACE = 60
 #: Bytes of memory a parameter of a model that is not on this machine, by adapter: a guess.
@@ -68,6 +85,13 @@ class RentedProvider(LocalProvider):
     @abstractmethod
     def vendor(self) -> RentedVendor:
         """The vendor of the machines."""
+
+    def read_secrets(self, machine: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return the secrets that the machine of a run with these options gets: none, unless a vendor's class has some.
+
+        They go from here into the one call that starts the job, and are kept nowhere: runs start beside each other.
+        """
+        return {}
 
     # --- offline -----------------------------------------------------------------------------------------------------
     def capabilities(self, target: core.Target) -> core.Capabilities:
@@ -240,13 +264,29 @@ class RentedProvider(LocalProvider):
         if rented.state.final:
             changes["billed"] = self._bill(key, rented)
             if verdict.state == "succeeded" and not (folder.path / _SETTLED).is_file():
-                self._settle(folder, key)
+                try:
+                    self._settle(folder, key)
+                except TransientError:
+                    raise
+                except LlmtuneError as refused:  # the model is here all the same
+                    left = (
+                        f"its files in the storage could not be removed, remove {RUNS}/{key} there: {refused.message}"
+                    )
+                    changes["warnings"] = (*changes["warnings"], left)
         return snapshot.model_copy(update=changes)
 
     def cancel(self, job: core.JobRef) -> None:
-        """Stop the job; its worker writes a checkpoint where its vendor leaves it the time."""
-        if not self.vendor.read_job(job.id).state.final:
-            self.vendor.stop_job(job.id)
+        """Stop every job of the run; its worker writes a checkpoint where its vendor leaves it the time."""
+        for rented in self._read_jobs(job):
+            if rented.state.final:
+                continue
+            try:
+                self.vendor.stop_job(rented.id)
+            except TransientError:
+                raise
+            except VendorError:
+                if not self.vendor.read_job(rented.id).state.final:  # else it has ended meanwhile
+                    raise
 
     def resume_point(self, job: core.JobRef) -> str | None:
         """Return where another machine would continue; None where the same request would fail in the same way."""
@@ -257,12 +297,29 @@ class RentedProvider(LocalProvider):
         return f"the checkpoint of step {step}" if step else "the beginning: it has no checkpoint"
 
     def restart(self, job: core.JobRef, request: core.Request) -> str:
-        """Start another job that continues from the stored checkpoint, with the whole of its limits again."""
+        """Start another job that continues from the stored checkpoint, with the whole of its limits again.
+
+        Raises `SubmitUnknown` where it may have been started: calls that break are repeated, and this one is paid.
+        """
         key = core.RunKey(self._key_of(job, None))
         step = self._stored_step(key)
         run, machine = self._split(request)
-        if not any(not rented.state.final for rented in self.vendor.find_jobs({RUN_LABEL: key})):
-            self._launch(run, machine, key, again=True)
+        if not any(not rented.state.final for rented in self._read_jobs(job)):
+            folder = self._folder_of(job).path
+            # What was fetched of the earlier job's end says nothing about this one's.
+            for note in (_SETTLED, _FETCHED, ENDED):
+                (folder / note).unlink(missing_ok=True)
+            try:
+                started = self._launch(run, machine, key, again=True)
+            except TransientError as broken:
+                if not broken.sent:
+                    raise
+                raise SubmitUnknown(
+                    f"{self.name} may have started a machine for run key {key}, or not: {broken.message}",
+                    hint="resume the run again in a minute: a machine that runs by then is followed, not started again",
+                ) from broken
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_atomically(folder / _RESUMED, json.dumps({"job": started.id}))
         return f"the checkpoint of step {step}" if step else "the beginning: it has no checkpoint"
 
     # --- what is there -----------------------------------------------------------------------------------------------
@@ -290,6 +347,9 @@ class RentedProvider(LocalProvider):
         if isinstance(ref, core.UploadRef):
             self.vendor.remove_files([ref.id])
             return
+        if isinstance(ref, core.JobRef):  # one that was adopted by its id has no folder
+            folder, key = self._folder_of(ref).path, self._key_of(ref, None)
+            ref = ref.model_copy(update={"data": {"folder": str(folder), "key": key}})
         folder = Path(ref.data.get("folder", ref.id))
         key = ref.data.get("key") or folder.name
         if files := [file.path for file in self.vendor.list_files(f"{RUNS}/{key}")]:
@@ -298,13 +358,16 @@ class RentedProvider(LocalProvider):
 
     # --- inside: the job ---------------------------------------------------------------------------------------------
     def _launch(self, run: RunRequest, machine: Mapping[str, Any], key: core.RunKey, *, again: bool) -> core.JobRef:
+        secrets = self.read_secrets(machine)
         choice, limit, wheel = _before(lambda: self._prepare(run, machine, key, again=again))
         per_minute = choice.machine.per_minute
         labels = {
             RUN_LABEL: str(key),
-            DATA_LABEL: Path(run.files.train).stem[:32],
+            DATA_LABEL: _digest_label(run.files.train),
             RATE_LABEL: str(round(per_minute * 1e6)),
         }
+        if run.files.validation:
+            labels[VALIDATION_LABEL] = _digest_label(run.files.validation)
         launch = Launch(
             machine=choice.machine,
             wheel=wheel,
@@ -312,6 +375,7 @@ class RentedProvider(LocalProvider):
             run=f"{RUNS}/{key}",
             labels=labels,
             seconds=math.ceil(limit) + _GRACE,
+            secrets=secrets,
         )
         return self._job_ref(self.vendor.start_job(launch), key)
 
@@ -339,7 +403,6 @@ class RentedProvider(LocalProvider):
             files[wheel] = content
         if again:
             self.vendor.remove_files([f"{folder}/{ENDED}"])
-            (self._folder(key).path / _SETTLED).unlink(missing_ok=True)
         self.vendor.put_files(files)
         return choice, limit, wheel
 
@@ -367,16 +430,34 @@ class RentedProvider(LocalProvider):
         return core.JobRef(id=rented.id, url=rented.url, data={"key": str(key), "folder": str(folder)})
 
     def _read_job(self, job: core.JobRef) -> RentedJob:
-        return self.vendor.read_job(job.id)
+        """Return the job that the run is at: after a resume, the one that was started then."""
+        resumed = read_record(self._folder_of(job).path / _RESUMED).get("job")
+        rented = self.vendor.read_job(str(resumed or job.id))
+        if not rented.state.final:
+            return rented
+        return self._latest(self._jobs_of(job, rented))
+
+    def _read_jobs(self, job: core.JobRef) -> Sequence[RentedJob]:
+        """Return all jobs of the run, also one that the vendor's list does not have yet."""
+        return self._jobs_of(job, self._read_job(job))
+
+    def _jobs_of(self, job: core.JobRef, rented: RentedJob) -> Sequence[RentedJob]:
+        jobs = self.vendor.find_jobs({RUN_LABEL: self._key_of(job, rented)})
+        return [other for other in jobs if other.id != rented.id] + [rented]
+
+    @staticmethod
+    def _latest(jobs: Sequence[RentedJob]) -> RentedJob:
+        """Return the last of a run's jobs, before them one that still runs."""
+        return max(jobs, key=lambda job: (not job.state.final, job.created))
 
     def _key_of(self, job: core.JobRef, rented: RentedJob | None) -> str:
         """Return the run's key: from the reference, else from the label of a job that was adopted by its id."""
         if key := job.data.get("key"):
             return str(key)
-        labels = (rented or self.vendor.read_job(job.id)).labels
-        if RUN_LABEL not in labels:
-            raise VendorError(f"job {job.id} carries no label {RUN_LABEL}: it is not one of llmtune's")
-        return labels[RUN_LABEL]
+        label = (rented or self.vendor.read_job(job.id)).labels.get(RUN_LABEL, "")
+        if not _KEY.fullmatch(label):
+            raise VendorError(f"job {job.id} carries no label {RUN_LABEL} of llmtune's: it is not one of its jobs")
+        return label
 
     def _folder_of(self, job: core.JobRef) -> RunDir:
         if folder := job.data.get("folder"):
@@ -418,16 +499,30 @@ class RentedProvider(LocalProvider):
 
     # --- inside: files -----------------------------------------------------------------------------------------------
     def _bring_home(self, folder: RunDir, key: str, *, ended: bool) -> None:
-        """Fetch what has changed of a run's folder; the result too where the job has ended."""
+        """Fetch what has changed of a run's folder; the result too where the job has ended.
+
+        One process at a time does: a file of an earlier list would else replace the one of a later list.
+        """
+        folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            with FolderLock(folder.path / _FETCHING):
+                self._fetch(folder, key, ended=ended)
+        except FolderBusy:
+            if ended:  # the end is read from all of its files
+                raise TransientError("another process fetches the files of this run", sent=False) from None
+
+    def _fetch(self, folder: RunDir, key: str, *, ended: bool) -> None:
         prefix = f"{RUNS}/{key}/"
-        known = read_record(folder.path / ".fetched.json")
+        known = read_record(folder.path / _FETCHED)
         wanted: dict[StoredFile, Path] = {}
         versions: dict[str, str] = {}
         for file in self.vendor.list_files(prefix.rstrip("/")):
             name = file.path.removeprefix(prefix)
-            if not _is_safe(name) or name.startswith(_NEVER) or (name.startswith(_LARGE) and not ended):
+            if not _is_safe(name) or name in _NOTES or name.startswith(_NEVER):
                 continue
-            if known.get(name) != file.version:
+            if name.startswith(_LARGE) and not ended:
+                continue
+            if known.get(name) != file.version or not (folder.path / name).is_file():
                 wanted[file] = folder.path / name
                 versions[name] = file.version
         if not wanted:
@@ -435,25 +530,41 @@ class RentedProvider(LocalProvider):
         for path in wanted.values():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.vendor.fetch_files(wanted)
-        write_atomically(folder.path / ".fetched.json", json.dumps(known | versions))
+        write_atomically(folder.path / _FETCHED, json.dumps(known | versions))
 
     def _settle(self, folder: RunDir, key: str) -> None:
         """Remove what is no longer needed from the storage, unless it is to be kept; note that the run is settled."""
         if not read_record(folder.path / LIMITS).get("keep_files"):
             request = folder.read_request()
             paths = [file.path for file in self.vendor.list_files(f"{RUNS}/{key}")]
-            data = {DATA_LABEL: Path(request.files.train).stem[:32]}
-            if all(job.state.final for job in self.vendor.find_jobs(data)):
-                paths += [f"{INPUTS}/{name}" for name in (request.files.train, request.files.validation) if name]
+            datasets = [name for name in (request.files.train, request.files.validation) if name]
+            paths += [f"{INPUTS}/{name}" for name in datasets if not self._is_used_elsewhere(name, key)]
             self.vendor.remove_files(paths)
         write_atomically(folder.path / _SETTLED, json.dumps({"time": now()}))
+
+    def _is_used_elsewhere(self, name: str, key: str) -> bool:
+        """Return whether another run has a dataset that runs, can be resumed, or keeps its files."""
+        digest = _digest_label(name)
+        for label in (DATA_LABEL, VALIDATION_LABEL):
+            others = [job for job in self.vendor.find_jobs({label: digest}) if job.labels.get(RUN_LABEL) != key]
+            if not all(job.state.final for job in others):
+                return True
+            if any(
+                self.vendor.list_files(f"{RUNS}/{other}") for other in {job.labels.get(RUN_LABEL) for job in others}
+            ):
+                return True
+        return False
 
     def _stored_step(self, key: str) -> int:
         """Return the step of the last checkpoint in the storage whose state is there; 0 for none."""
         steps = [0]
         for file in self.vendor.list_files(f"{RUNS}/{key}"):
             parts = file.path.split("/")
-            if parts[2:3] == ["checkpoints"] and parts[-1] == "trainer.pt" and parts[3].startswith("step-"):
+            if (
+                parts[2:3] == ["checkpoints"]
+                and parts[-1] == "trainer.pt"
+                and re.fullmatch(r"step-[0-9]{1,12}", parts[3])
+            ):
                 steps.append(int(parts[3].removeprefix("step-")))
         return max(steps)
 
@@ -570,10 +681,17 @@ def _rate_of(job: RentedJob) -> float:
     return int(label) / 1e6 if label.isdecimal() else 0.0
 
 
+def _digest_label(name: str) -> str:
+    """Return the label of a dataset, by its name in the storage."""
+    return Path(name).stem[:32]
+
+
 def _is_safe(name: str) -> bool:
     """Return whether a file's name stays inside its folder."""
     return (
-        not name.startswith("/") and "\\" not in name and all(part not in ("", ".", "..") for part in name.split("/"))
+        name.isprintable()
+        and not set(name) & set("\\:")
+        and all(part not in ("", ".", "..") for part in name.split("/"))
     )
 
 

@@ -12,6 +12,8 @@ from llmtune_local.rented.machines import Machine
 
 #: Labels of every job: the run's key, the digest of its training file, and its rate in millionths of a USD a minute.
 RUN_LABEL, DATA_LABEL, RATE_LABEL = "llmtune-run", "llmtune-data", "llmtune-rate"
+#: Label of a job with a validation file: its digest.
+VALIDATION_LABEL = "llmtune-validation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class Launch:
     """A job to start: `python -m llmtune_local.rented.entry` with `wheel` installed.
 
     `wheel` is the path of the wheel in the storage, below `inputs`. The machine sees the folders `inputs` (only read)
-    and `run` of the storage. `seconds` is when the vendor itself must end the job.
+    and `run` of the storage, and `secrets` as variables. `seconds` is when the vendor itself must end the job.
     """
 
     machine: Machine
@@ -53,6 +55,7 @@ class Launch:
     run: str
     labels: Mapping[str, str]
     seconds: int
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class RentedVendor(Protocol):

@@ -101,3 +101,28 @@ def test_the_status_is_copied_after_what_it_announces_and_nothing_local_is(
     shutil.rmtree(work / "checkpoints")
     mirror.save()
     assert not (storage / "checkpoints" / "step-2" / "trainer.pt").exists()
+
+
+def test_the_time_that_was_used_is_never_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts against the most that the run may cost, so that a machine taken away meanwhile must not lose it."""
+    mirror = Mirror(tmp_path / "work", tmp_path)
+    mirror.write("used.json", {"seconds": 80.0})
+    write = Path.write_text
+
+    def break_off(path: Path, content: str, **options: str) -> int:
+        write(path, content[:4], **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", break_off)
+        with pytest.raises(KeyboardInterrupt):
+            mirror.write("used.json", {"seconds": 90.0})
+    assert read_record(tmp_path / "used.json") == {"seconds": 80.0}
+
+    def refuse(path: Path, target: Path) -> Path:
+        raise PermissionError("this storage does not rename")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    mirror.write("used.json", {"seconds": 90.0})
+    assert read_record(tmp_path / "used.json") == {"seconds": 90.0}
+    assert not (tmp_path / ".used.json.tmp").exists()
