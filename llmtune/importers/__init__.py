@@ -102,8 +102,8 @@ def _from_vendor(named: str, provider: str | None, data: Path, overwrite: bool) 
     title = origin.provider.name
     if job.method not in source.METHODS:
         raise LlmtuneError(
-            f"{job.id} at {title} is a {job.method} job, which no method of llmtune repeats",
-            hint=f"the methods are {', '.join(source.METHODS)}",
+            f"{job.id} at {title} is a {job.method} job, which llmtune does not repeat",
+            hint=f"it repeats {', '.join(source.METHODS)}",
         )
     name = re.sub(r"[^A-Za-z0-9]+", "-", job.name or "").strip("-")[:40].rstrip("-") or source.short_name(job.id)
     # Jobs of one name are common; the digest of the job's id keeps their files apart.

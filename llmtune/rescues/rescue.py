@@ -255,7 +255,7 @@ def write_job(
     old_job = folder.state.source
     assert old_job is not None
     if old_job.method not in source.METHODS:
-        folder.keep(note=f"no job is written: no method of llmtune repeats a {old_job.method} job")
+        folder.keep(note=f"no job is written: llmtune does not repeat a {old_job.method} job")
         say(folder.state.notes[-1])
         return None
     named = model or _get_named_model(old_model, backend)

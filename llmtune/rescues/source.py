@@ -37,8 +37,9 @@ from llmtune.runs.store.store import Store
 
 Say = Callable[[str], None]
 
-#: The methods that a job may have; a vendor's job of another is not repeated.
-METHODS: tuple[str, ...] = get_args(Method)
+#: The methods of a vendor's job that can be repeated. A job of reinforcement has a grader in the vendor's own terms,
+#: which is not read back.
+METHODS: tuple[str, ...] = tuple(method for method in get_args(Method) if method != "reinforcement")
 
 
 @dataclass(frozen=True)

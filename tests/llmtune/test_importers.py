@@ -722,7 +722,7 @@ def test_a_job_that_no_method_repeats_is_refused_in_one_sentence(
     with FakeOpenAI(api_key="sk-test") as vendor:
         monkeypatch.setenv("LLMTUNE_OPENAI_BASE_URL", f"{vendor.url}/v1")
         model = vendor.add_tuned_model(train=b"{}", method={"type": "reinforcement", "reinforcement": {}})
-        with pytest.raises(LlmtuneError, match="is a reinforcement job, which no method of llmtune repeats"):
+        with pytest.raises(LlmtuneError, match="is a reinforcement job, which llmtune does not repeat"):
             import_job(model, "openai", data=workspace / "fetched")
     assert not (workspace / "fetched").exists()
 

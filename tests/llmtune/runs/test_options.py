@@ -51,7 +51,7 @@ def test_the_types_of_the_keywords_are_those_of_the_functions_that_take_them() -
 
     assert written(StartKeywords) == keywords(llmtune.start)
     assert written(WaitKeywords) == keywords(Run.wait)
-    assert written(TuneKeywords) | {"progress": "ProgressMode"} == keywords(llmtune.tune)
+    assert written(TuneKeywords) | {"progress": "ProgressMode", "seeds": "int | None"} == keywords(llmtune.tune)
     assert set(keywords(llmtune.tune_async)) == set(keywords(llmtune.tune))
     assert set(keywords(llmtune.start_async)) == set(keywords(llmtune.start))
     assert set(keywords(Run.wait_async)) == set(keywords(Run.wait))

@@ -45,7 +45,7 @@ def refusal(tmp_path: Path, text: str, ending: str = "yaml") -> str:
             " the backend then chooses",
         ),
         ("hyperparameters: {learning_rate: high}", "job.yaml:4: hyperparameters.learning_rate must be a valid number"),
-        ("method: stf", "job.yaml:4: method must be 'sft', 'dpo' or 'classification', not 'stf'"),
+        ("method: stf", "job.yaml:4: method must be 'sft', 'dpo', 'classification' or 'reinforcement', not 'stf'"),
     ],
 )
 def test_a_wrong_field_has_its_line(tmp_path: Path, text: str, message: str) -> None:
