@@ -208,7 +208,7 @@ def table(lines: dict[tuple[str, str], dict[str, Any]]) -> list[str]:
             f" {100 * accuracy['base']:.1f} to {100 * accuracy['tuned']:.1f} % |"
             f" {likelihood['base']:.3f} to {likelihood['tuned']:.3f} | {verdicts} |"
         )
-    found = [is_worse(line) for (group, _), line in lines.items() if group == "forgetting"]
+    detected = [is_worse(line) for (group, _), line in lines.items() if group == "forgetting"]
     blamed = [is_worse(line) for (group, _), line in lines.items() if group == "harmless"]
     helped = []
     for (group, name), line in lines.items():
@@ -218,8 +218,9 @@ def table(lines: dict[tuple[str, str], dict[str, Any]]) -> list[str]:
             helped.append(halved and line["task_score"] >= plain["task_score"] - 0.01)
     output += [
         "",
-        f"Found: {sum(found)} of {len(found)} (wanted: 9 of 10). Blamed without cause: {sum(blamed)} of {len(blamed)}"
-        " (wanted: at most 1 of 10). Replay halves the loss on the panel at a cost of at most a point:"
+        f"Found: {sum(detected)} of {len(detected)} (wanted: 9 of 10)."
+        f" Blamed without cause: {sum(blamed)} of {len(blamed)} (wanted: at most 1 of 10)."
+        " Replay halves the loss on the panel at a cost of at most a point:"
         f" {sum(helped)} of {len(helped)} (wanted: 4 of 5).",
     ]
     return output

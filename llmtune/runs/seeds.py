@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 #: The most seeds of one call: a typing error must not start a thousand runs.
 MAX_SEEDS = 100
 
+#: The highest seed that a job may have (`TuningJob.seed`).
+HIGHEST_SEED = 2**31 - 1
+
 
 def tune_seeds(
     job: TuningJob,
@@ -57,19 +60,25 @@ def tune_seeds(
         options: as for `llmtune.start`.
 
     Raises:
-        InvalidJob: fewer than two seeds, or more than 100.
+        InvalidJob: fewer than two seeds, more than 100, or one that is above the highest.
         OverBudget: all runs together may cost more than the budget; nothing was started.
         RunFailed: no run made a model; the first one's error.
     """
     if not 2 <= seeds <= MAX_SEEDS:
         raise InvalidJob(f"seeds is 2 to {MAX_SEEDS}, not {seeds}", where="seeds")
+    first = job.seed or 0
+    if first + seeds - 1 > HIGHEST_SEED:  # found now, not when the first runs are paid for
+        raise InvalidJob(
+            f"{seeds} seeds from {first} on would pass the highest, {HIGHEST_SEED}",
+            where="seed",
+            hint=f"a seed of at most {HIGHEST_SEED - seeds + 1}",
+        )
     backend = get_provider(provider)
     receipt = plan(job, backend)
     _check_budget(receipt, seeds, budget)
     start_options = StartOptions(
         budget=None if budget is None else budget / seeds, new=new, reuse=not new, **{"group": job.name, **options}
     )
-    first = job.seed or 0
     waiting = deque(job.model_copy(update={"seed": first + number}) for number in range(seeds))
     started: deque[Run] = deque()
     ended: list[tuple[Run, Report | RunFailed]] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmtune.provider import Converted, Files, Receipt, Sent
+from llmtune.provider import Converted, Declarations, Files, Receipt, Sent
 from llmtune.provider.receipt import set_path
 from llmtune_local import declarations
 
@@ -45,7 +45,12 @@ def build(receipt: Receipt, files: Files) -> dict[str, Any]:
         body["samples"] = samples.effective
     if receipt.data.evaluated:
         body["evaluated_rows"] = count_questions(receipt)
-    declared = declarations.capabilities(target).parameters
+    add_parameters(body, receipt, declarations.capabilities(target).parameters)
+    return body
+
+
+def add_parameters(body: dict[str, Any], receipt: Receipt, declared: Declarations) -> None:
+    """Add the declared training parameters to a request: our defaults where the job leaves a field open, its values."""
     for name, entry in declared.items():
         row = receipt[name]
         if (
@@ -59,4 +64,3 @@ def build(receipt: Receipt, files: Files) -> dict[str, Any]:
         sent = isinstance(declared.get(row.field), (Sent, Converted)) and row.where == "training"
         if sent and row.is_sent and row.wire:
             set_path(body, row.wire, row.encoded)
-    return body

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _Value = TypeVar("_Value", covariant=True)
 
-#: How a loop ends, as its vendor is told.
+#: How a loop ended, as it is reported to the vendor.
 Outcome = Literal["success", "errored", "interrupted"]
 
 

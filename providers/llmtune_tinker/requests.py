@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmtune.provider import Converted, Files, Receipt, Sent
-from llmtune.provider.receipt import set_path
+from llmtune.provider import Files, Receipt
+from llmtune_local.requests import add_parameters
 from llmtune_tinker.declarations import PARAMETERS
 
 #: Options that shape rows; the others say which layers are trained.
@@ -30,17 +30,5 @@ def build(receipt: Receipt, files: Files, service: Mapping[str, Any]) -> dict[st
     }
     if receipt.data.evaluated:
         body["evaluated_rows"] = receipt.data.evaluated
-    for name, entry in PARAMETERS.items():
-        row = receipt[name]
-        if (
-            isinstance(entry, Sent)
-            and entry.where == "training"
-            and row.support == "default"
-            and row.effective is not None
-        ):
-            set_path(body, entry.request_path, row.effective)
-    for row in receipt.fields:
-        sent = isinstance(PARAMETERS.get(row.field), (Sent, Converted)) and row.where == "training"
-        if sent and row.is_sent and row.wire:
-            set_path(body, row.wire, row.encoded)
+    add_parameters(body, receipt, PARAMETERS)
     return body

@@ -229,9 +229,9 @@ class FakeHfJobs(FakeVendor):
         assert self.results is not None
         run = machine.mounts["/llmtune/run"]
         if (run / "result.json").is_file():
-            kept = Path(tempfile.mkdtemp(prefix="llmtune-fake-result-"))
-            copy_folder(run, kept)
-            self.results[self._digest(machine)] = kept
+            folder = Path(tempfile.mkdtemp(prefix="llmtune-fake-result-"))
+            copy_folder(run, folder)
+            self.results[self._digest(machine)] = folder
 
     def _end(self, job: FakeJob, stage: str, message: str | None) -> None:
         job.data |= {"stage": stage, "message": message, "finished": self.now()}

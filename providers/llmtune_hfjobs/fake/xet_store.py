@@ -43,14 +43,14 @@ class XetStore:
     def keep(self, paths: Sequence[Path]) -> dict[Path, tuple[int, str]]:
         """Keep the contents of files, and return size and hash of each. What a job has just removed is left out.
 
-        Checkpoints are hashed and not kept: nobody fetches them.
+        Checkpoints are hashed and not stored: nobody fetches them.
         """
         from hf_xet import hash_files
 
         listed: dict[Path, tuple[int, str]] = {}
         self._listed = set()
         for path in paths:
-            kept = "checkpoints" not in path.parts
+            is_stored = "checkpoints" not in path.parts
             try:
                 facts = path.stat()
                 if self._known.get(path, (0, 0, ""))[:2] != (facts.st_size, facts.st_mtime_ns):
@@ -58,14 +58,14 @@ class XetStore:
                     shutil.copyfile(path, copy)
                     (hashed,) = hash_files([str(copy)])
                     self._known[path] = (copy.stat().st_size, facts.st_mtime_ns, hashed.hash)
-                    if kept:
+                    if is_stored:
                         copy.replace(self.root / "contents" / hashed.hash)
                     else:
                         copy.unlink()
             except FileNotFoundError:
                 continue
             listed[path] = (self._known[path][0], self._known[path][2])
-            if kept:
+            if is_stored:
                 self._listed.add(self.root / "contents" / listed[path][1])
         return listed
 

@@ -153,7 +153,7 @@ class Attempt:
         return self.before + self.clock() - self.started
 
     def run(self) -> int:
-        """Train until the run ends, or this process is told to stop; return the exit status."""
+        """Train until the run ends, or this process is asked to stop; return the exit status."""
         self.mirror.restore()
         self._place_request()
         if self.used >= self.limit - STOP_BEFORE:

@@ -483,10 +483,11 @@ class RentedProvider(LocalProvider):
         ended = read_record(folder.path / ENDED)
         if ended.get("reason") == "budget":
             step = ended.get("step")
-            kept = f"the checkpoint of step {step} is kept" if step else "it had no checkpoint yet"
+            checkpoint = f"the checkpoint of step {step} is kept" if step else "it had no checkpoint yet"
             return Verdict(
                 state="failed",
-                error=f"it was stopped at its limit of cost or time; {kept}, and llmtune runs resume continues from it",
+                error=f"it was stopped at its limit of cost or time; {checkpoint}, and llmtune runs resume continues"
+                " from it",
             )
         reason = rented.message or ended.get("error") or folder.error_tail()
         return Verdict(state="failed", error=f"the job ended as {rented.raw_state} without a result: {reason}")

@@ -18,7 +18,7 @@ from llmtune.runs.evaluate_run import evaluate_run
 from llmtune.runs.plans import plan
 from llmtune.runs.poller import PollInterval
 from llmtune.runs.run import Run
-from llmtune.runs.seeds import tune_seeds
+from llmtune.runs.seeds import HIGHEST_SEED, tune_seeds
 from llmtune.runs.store.store import open_store
 from llmtune.testing.fake_provider import FakeProvider, FakeSettings
 from llmtune.testing.generic_vendor import Fake
@@ -124,6 +124,16 @@ def test_a_number_that_makes_no_sense_is_refused(job: TuningJob, number: int) ->
     with pytest.raises(InvalidJob, match="seeds: seeds is 2 to 100"):
         tune(job, "fake", seeds=number)
     assert list_runs() == []
+
+
+def test_seeds_above_the_highest_are_refused_before_the_first_is_paid(job: TuningJob) -> None:
+    with Fake() as vendor:
+        with pytest.raises(InvalidJob, match="seed must be less than or equal to 2147483647"):
+            TuningJob(name="seeds", dataset="rows.jsonl", model="m-1", seed=HIGHEST_SEED + 1)
+        late = job.model_copy(update={"seed": HIGHEST_SEED - 1})
+        with pytest.raises(InvalidJob, match="3 seeds from 2147483646 on would pass the highest"):
+            tune(late, provider(vendor), seeds=3)
+        assert vendor.jobs == {}
 
 
 def test_several_backends_are_refused(job: TuningJob) -> None:
