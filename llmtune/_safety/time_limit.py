@@ -17,13 +17,15 @@ from dataclasses import dataclass
 _CHECK_INTERVAL, _MAX_IDLE = 0.05, 5.0
 #: Seconds after which an exception that was swallowed is raised again.
 _RAISE_AGAIN_AFTER = 0.5
+#: Turns of a loop in which an exception that was raised arrives; one is enough.
+_CHECKS = 100
 
 
 class TimeLimit(Exception):
     """The code under `limit_time` or `limit_waiting` has used up its time."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _LimitedThread:
     thread: int
     clock: Callable[[], float]
@@ -48,11 +50,18 @@ class _Watchdog:
                 self._thread.start()
 
     def remove(self, limited: _LimitedThread) -> None:
+        """End the limit of the calling thread. Raises `TimeLimit` where one was raised and had not arrived yet.
+
+        It arrives here and not in later code, because a loop's end is where CPython looks for it. It is not taken back
+        by `PyThreadState_SetAsyncExc`: that leaves a flag of the interpreter set, with which code that a debugger or a
+        coverage tool traces never gets past the first instruction of a function (CPython 3.11.7, ceval.c, DO_TRACING).
+        """
         with self._lock:
-            self._running.remove(limited)
-        # An exception that was raised and has not arrived yet must not arrive in later code.
+            if limited in self._running:
+                self._running.remove(limited)
         if limited.raised_at:
-            _raise_in_thread(limited.thread, None)
+            for _ in range(_CHECKS):
+                pass
 
     def _watch(self) -> None:
         idle_since = time.monotonic()
@@ -71,11 +80,9 @@ class _Watchdog:
                     return
 
 
-def _raise_in_thread(thread: int, error: type[Exception] | None) -> None:
-    """Raise an exception in another thread at its next bytecode, or take back one that is still to come."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error)
-    )
+def _raise_in_thread(thread: int, error: type[Exception]) -> None:
+    """Raise an exception in another thread where it next looks for one: at the end of a loop or at a call."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
 
 
 _watchdog = _Watchdog()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -85,3 +87,27 @@ def test_waiting_is_ended_by_the_clock_though_nothing_is_computed() -> None:
             time.sleep(0.01)
     with limit_waiting(600):
         time.sleep(0.01)
+
+
+TRACED = """
+import sys, time
+from llmtune._safety.time_limit import TimeLimit, limit_waiting
+try:
+    with limit_waiting(0.05):
+        while True:
+            time.sleep(0.01)
+except TimeLimit:
+    pass
+
+def traced():
+    return "traced to its end"
+
+sys.settrace(lambda *event: None)
+print(traced())
+"""
+
+
+def test_code_that_is_traced_runs_after_a_limit_was_used_up() -> None:
+    """A debugger or a coverage tool traces code; it never got past a function's first instruction then."""
+    done = subprocess.run([sys.executable, "-c", TRACED], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == "traced to its end\n"
