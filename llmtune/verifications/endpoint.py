@@ -372,6 +372,7 @@ class _Stream:
 
     def __init__(self) -> None:
         self.ended = False
+        self._answered = False
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._calls: dict[int, dict[str, str]] = {}
@@ -390,6 +391,7 @@ class _Stream:
                 self._add_choice(choice)
 
     def _add_choice(self, choice: Mapping[str, Any]) -> None:
+        self._answered = True
         self._finish_reason = _word(choice.get("finish_reason")) or self._finish_reason
         delta = choice.get("delta")
         if not isinstance(delta, Mapping):
@@ -400,9 +402,11 @@ class _Stream:
             self._objects = _add_call(self._calls, number, call) or self._objects
 
     def answer(self) -> ServerAnswer:
-        """Return the answer. Raises `VendorError` where the stream broke off."""
+        """Return the answer. Raises `VendorError` where the stream broke off, or holds none."""
         if not self.ended and self._finish_reason is None:
             raise VendorError("the stream breaks off before the answer ends", code="no_answer")
+        if not self._answered:
+            raise VendorError("the stream ends without an answer", code="no_answer")
         calls = (call for _, call in sorted(self._calls.items()))
         return ServerAnswer(
             text="".join(self._text),

@@ -63,6 +63,12 @@ def test_odd_bytes_are_no_stream(content: bytes) -> None:
         read_stream(content)
 
 
+@pytest.mark.parametrize("events", ["data: [DONE]", 'data: {"choices": [], "usage": {}}\n\ndata: [DONE]'])
+def test_a_stream_that_ends_without_an_answer_is_none(events: str) -> None:
+    with pytest.raises(VendorError, match="the stream ends without an answer"):
+        read_stream(f"{events}\n\n".encode())
+
+
 def test_a_stream_is_read_whatever_its_lines_end_in() -> None:
     events = [{"choices": [{"delta": {"content": piece}, "finish_reason": None}]} for piece in ("Gr", "ü", "ße")]
     for end in ("\n", "\r\n", "\r"):

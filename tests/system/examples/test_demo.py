@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -30,6 +32,24 @@ def measure(report: Report, system: str, metric: str) -> tuple[float, float, flo
         assert result is not None, system
         value = result[metric]
     return value.value, value.interval.low, value.interval.high
+
+
+def load_shell() -> ModuleType:
+    place = ROOT / "tests" / "system" / "docs" / "shell.py"
+    spec = importlib.util.spec_from_file_location("demo_shell", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def list_differences(page: Path, outputs: dict[str, str]) -> list[str]:
+    """Return what a page shows below its commands and `outputs` lacks; every command must have an output there."""
+    shell = load_shell()
+    missing = {typed.command: shell.comes_out(typed.shown, outputs[typed.command]) for typed in shell.typed_on(page)[0]}
+    return [f"{command}: {line}" for command, line in missing.items() if line is not None]
 
 
 def load_report(name: str, home: Path) -> Report:
@@ -81,5 +101,11 @@ def test_both_models_beat_what_costs_less_beyond_doubt(own_home: Path, tmp_path:
         assert shown in result.stdout
     assert (tmp_path / "demo" / "extraction.html").stat().st_size > 10_000
     assert (tmp_path / "demo" / "routing.html").stat().st_size > 10_000
+    # What the example's README shows is this run.
+    made = subprocess.run(
+        [sys.executable, "make.py"], cwd=tmp_path / "demo" / "extraction", capture_output=True, text=True, check=True
+    )
+    outputs = {"python make.py": made.stdout, "llmtune tune job.yaml --provider local": orders.to_text(100)}
+    assert list_differences(ROOT / "examples" / "extraction" / "README.md", outputs) == []
     assert "run " in result.stderr
     assert "Traceback" not in result.stderr
