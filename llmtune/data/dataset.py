@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llmtune.data.checks.duplicates import RowIndex, hash_row
 from llmtune.data.checks.left_out import UnusedKeys
 from llmtune.data.checks.per_row import check_example, rename_turns
+from llmtune.data.checks.vendor_rules import PartSummary, summarize_part
 from llmtune.data.example import Example, Message
 from llmtune.data.findings import Finding, FindingLog, error, invalid_data
 from llmtune.data.hashing import label_set, split_position
@@ -79,6 +80,11 @@ class Dataset:
         from llmtune.data.rendering.token_count import count_parts
 
         return count_parts(self.parts, TokenCounter())
+
+    @cached_property
+    def summaries(self) -> dict[str, PartSummary]:
+        """What there is in the rows of each part."""
+        return {role: summarize_part(rows) for role, rows in self.parts.items()}
 
     @property
     def parts(self) -> dict[str, Sequence[Example]]:

@@ -59,10 +59,12 @@ def build_dataset_status(
         refused = _find_rendering_problems(rendering, dataset, first, target, max_tokens)
         findings += [finding for finding in refused if on_too_long == "error" or finding.code != "too_long"]
         findings += _find_control_tokens(rendering, dataset, first, turns_key)
-        findings += _find_file_problems(rules, dataset, dict(sent), target, findings)
-    for _, rows in sent:
+        findings += _find_file_problems(rules, dataset, [role for role, _ in sent], target, findings)
+    for role, rows in sent:
         if rules is not None:
             findings += find_row_problems(rules, rows, dataset.source, target.method, target.model, turns_key)
+        if not dataset.summaries[role].features & ~writer.lossless_features:
+            continue  # no row has anything that this format could lose
         for row in rows:
             for problem in rename_turns(left_out.problems(writer, row), row, turns_key):
                 placed = problem.at(dataset.source, row.line)
@@ -73,7 +75,8 @@ def build_dataset_status(
     changed = [finding.at(dataset.source, None) for finding in left_out.findings()]
     changed += [_merge_findings(group) for group in changes.values()]
     if rules is not None and target.method != "classification":
-        missing = [*find_missing_reasoning(rules, rendering, dataset.train, dataset.source, target.model)]
+        reasoning = dataset.summaries["train"].reasoning
+        missing = [*find_missing_reasoning(rules, rendering, reasoning, dataset.source, target.model)]
         changed += [finding for finding in missing if finding.severity == "warning"]
         findings += [finding for finding in missing if finding.severity == "info"]
     errors = [finding for finding in findings if finding.is_error]
@@ -101,10 +104,11 @@ def build_dataset_status(
 
 def count_dataset_tokens(dataset: Dataset, rules: VendorRows | None) -> dict[str, int]:
     """Return the dataset's tokens (see `count_parts`) with tools as the vendor writes them."""
+    from llmtune.data.formats.row_features import TOOLS
     from llmtune.data.rendering.token_count import Counter, count_parts
 
     write_tools = None if rules is None else rules.write_tools
-    if write_tools is None or not any(row.tools for rows in (dataset.train, dataset.validation) for row in rows):
+    if write_tools is None or not any(part.features & TOOLS for part in dataset.summaries.values()):
         return dataset.estimated_tokens
     return count_parts(dataset.parts, Counter(write_tools=write_tools))
 
@@ -134,7 +138,7 @@ def _count_row_tokens(dataset: Dataset, counted: Mapping[str, int]) -> tuple[flo
 def _find_file_problems(
     rules: VendorRows,
     dataset: Dataset,
-    parts: dict[str, Sequence[Example]],
+    roles: Sequence[str],
     target: Target,
     findings: Sequence[Finding],
 ) -> list[Finding]:
@@ -142,6 +146,7 @@ def _find_file_problems(
     from llmtune.data.checks.vendor_rules import find_file_problems
 
     counted = any(finding.code in ("too-few-rows", "too-many-rows") for finding in findings)
+    parts = {role: dataset.summaries[role] for role in roles}
     problems = find_file_problems(rules, parts, dataset.source, target.method, target.model)
     return [finding for finding in problems if not (counted and finding.code == "vendor-rows")]
 

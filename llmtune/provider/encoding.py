@@ -37,7 +37,7 @@ def encode_dataset(
     Raises:
         InvalidData: a row of another kind, which the format cannot hold at all, or one that the backend refuses.
     """
-    from llmtune.data.checks.vendor_rules import find_file_problems, find_row_problems
+    from llmtune.data.checks.vendor_rules import PartSummary, find_file_problems, find_row_problems, summarize_part
     from llmtune.data.convert import is_fatal
     from llmtune.data.findings import invalid_data
     from llmtune.data.formats.registry import get_writer, vendors
@@ -65,12 +65,13 @@ def encode_dataset(
             for _, rows in parts
             for finding in find_row_problems(rules, rows, source, target.method, target.model)
         )
-        _refuse(find_file_problems(rules, dict(parts), source, target.method, target.model))
+        summaries: dict[str, PartSummary] = {role: summarize_part(rows) for role, rows in parts}
+        _refuse(find_file_problems(rules, summaries, source, target.method, target.model))
     lossy = tuple(str(finding) for finding in lost)
     files = tuple(_write(role, rows, writer, format, into) for role, rows in parts)
     if rules is not None and target is not None:
         sizes: dict[str, int] = {file.role: file.bytes for file in files}
-        _refuse(find_file_problems(rules, dict(parts), source, target.method, target.model, sizes))
+        _refuse(find_file_problems(rules, summaries, source, target.method, target.model, sizes))
     return EncodedDataset(files=files, lossy=lossy)
 
 

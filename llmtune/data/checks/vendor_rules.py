@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from llmtune.data.checks.per_row import rename_turns
 from llmtune.data.checks.reasoning import ReasoningCount
@@ -12,6 +13,33 @@ from llmtune.data.findings import Finding
 from llmtune.data.formats.base import FileFacts, Rendering, RowFormat, VendorRows
 from llmtune.data.formats.row_features import features
 from llmtune.data.hashing import label_of
+
+
+class PartSummary(NamedTuple):
+    """What all vendors' rules for files ask of the rows of one part, so that its rows are read once for all of them.
+
+    `features` is the union of the rows' bits, `labels` counts the rows by label and is empty where one has none.
+    """
+
+    rows: int
+    features: int
+    labels: Mapping[str, int]
+    reasoning: ReasoningCount
+
+
+def summarize_part(rows: Iterable[Example]) -> PartSummary:
+    """Read the rows of a part once, and return what there is in them."""
+    count = bits = 0
+    labels: Counter[str] = Counter()
+    reasoning = ReasoningCount()
+    for row in rows:
+        count += 1
+        bits |= features(row)
+        reasoning.add(row)
+        label = label_of(row)
+        if label is not None:
+            labels[label] += 1
+    return PartSummary(count, bits, labels if labels.total() == count else {}, reasoning)
 
 
 def find_row_problems(
@@ -30,52 +58,42 @@ def find_row_problems(
 
 def find_file_problems(
     rules: VendorRows,
-    parts: Mapping[str, Sequence[Example]],
+    parts: Mapping[str, PartSummary],
     source: str,
     method: str,
     model: str | None,
     sizes: Mapping[str, int] | None = None,
 ) -> Iterator[Finding]:
     """Yield the vendor's findings about whole files; `sizes` are their bytes by part, where they are known."""
-    train = len(parts.get("train", ()))
-    for role, rows in parts.items():
-        bits = 0
-        labels: Counter[str] = Counter()
-        for row in rows:
-            bits |= features(row)
-            label = label_of(row)
-            if label is not None:
-                labels[label] += 1
+    train = parts["train"].rows if "train" in parts else 0
+    validation = parts["validation"].rows if "validation" in parts else 0
+    for role, part in parts.items():
         facts = FileFacts(
             role=role,
             path=source,
-            rows=len(rows),
+            rows=part.rows,
             size=(sizes or {}).get(role, 0),
             tokens=0,
             exact_tokens=False,
             format="",
             method=method,
             model=model,
-            features=bits,
-            labels=labels if labels.total() == len(rows) else {},
+            features=part.features,
+            labels=part.labels,
             train_rows=train if role != "train" else None,
-            total_rows=train + len(parts.get("validation", ())),
+            total_rows=train + validation,
         )
         for finding in rules.file_rules(facts):
             yield finding.at(source, None)
 
 
 def find_missing_reasoning(
-    rules: VendorRows, rendering: Rendering | None, rows: Sequence[Example], source: str, model: str | None
+    rules: VendorRows, rendering: Rendering | None, reasoning: ReasoningCount, source: str, model: str | None
 ) -> Iterator[Finding]:
     """Yield a warning where a model that reasons would be tuned on answers without reasoning."""
-    if not trains_reasoning(rules, rendering, model):
-        return
-    count = ReasoningCount()
-    for row in rows:
-        count.add(row)
-    for finding in count.findings(model or "the model", rules.reasoning_remedy):
-        yield finding.at(source, None)
+    if trains_reasoning(rules, rendering, model):
+        for finding in reasoning.findings(model or "the model", rules.reasoning_remedy):
+            yield finding.at(source, None)
 
 
 def method_of(fmt: RowFormat | None, rules: VendorRows) -> str:
