@@ -107,6 +107,8 @@ DOWNLOAD_SECONDS = 4 * 3600.0
 #: Bytes that it may have.
 DOWNLOAD_BYTES = 128 * 1024**3
 
+#: Pages of one list that are read.
+_MAX_PAGES = 1000
 #: Bytes that are read at once from a body of urllib3.
 _PIECE = 65536
 
@@ -329,9 +331,29 @@ class Client:
         """Send a GET request with the parameters in `query` and return the JSON. Raises as `send` does."""
         return self.send("GET", path, query=query, safe=True)
 
+    def get_pages(self, path: str, **query: str) -> Iterator[Any]:
+        """Send GET requests and yield the JSON of each page of a list, as long as an answer names a next page (`Link:
+        <address>; rel="next"`, RFC 8288).
+
+        Raises as `send` does, and `VendorError` for a next page at another address, and for a list without an end.
+        """
+        path += "?" + urlencode(query) if query else ""
+        for _ in range(_MAX_PAGES):
+            response = self._request("GET", path, None, {}, safe=True)
+            yield _parse_answer(response.content)
+            link = response.links.get("next", {}).get("url")
+            if not link:
+                return
+            address = urljoin(self._url + path, link)
+            check_vendor_url(address, base=self._url, hosts=())
+            if not address.startswith(f"{self._url}/"):
+                raise VendorError(f"GET {path.partition('?')[0]}: the next page is at another address")
+            path = address.removeprefix(self._url)
+        raise VendorError(f"GET {path.partition('?')[0]}: the list has no end: {_MAX_PAGES:,} pages were read")
+
     def content(self, path: str) -> bytes:
         """Send a GET request and return the bytes. Raises as `send` does."""
-        return self._request("GET", path, None, {}, safe=True)
+        return self._request("GET", path, None, {}, safe=True).content
 
     def send(
         self,
@@ -361,11 +383,7 @@ class Client:
             VendorError: any other refusal, or a certificate that cannot be verified.
         """
         path += "?" + urlencode(query) if query else ""
-        content = self.receive(method, path, body, headers=headers, safe=safe)
-        try:
-            return load_json(content) if content else {}
-        except ValueError:
-            raise TransientError("the answer is not JSON", raw=content[:200].decode("utf-8", "replace")) from None
+        return _parse_answer(self.receive(method, path, body, headers=headers, safe=safe))
 
     def receive(
         self, method: str, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None, safe: bool = False
@@ -378,7 +396,7 @@ class Client:
         if body is not None and not isinstance(body, bytes):
             data = json.dumps(body).encode()
             sent_headers = {"Content-Type": "application/json"} | sent_headers
-        return self._request(method, path, data, sent_headers, safe=safe)
+        return self._request(method, path, data, sent_headers, safe=safe).content
 
     def parse_refusal(self, body: Any) -> tuple[str | None, str | None]:
         """Return the message and the code in the JSON of a refusal (`body`); override for another shape.
@@ -387,7 +405,9 @@ class Client:
         """
         return read_refusal(body)
 
-    def _request(self, method: str, path: str, data: bytes | None, headers: dict[str, str], *, safe: bool) -> bytes:
+    def _request(
+        self, method: str, path: str, data: bytes | None, headers: dict[str, str], *, safe: bool
+    ) -> httpx.Response:
         import httpx
 
         if self.key_env and (key := read_secret(self.key_env)):
@@ -407,7 +427,7 @@ class Client:
             raise TransientError(f"{method} {path}: {type(error).__name__}: {error}".rstrip(": ")) from None
         if response.status_code >= 300:
             raise self._refusal_error(f"{method} {path.partition('?')[0]}", response)
-        return response.content
+        return response
 
     def _get_transport(self, *, safe: bool) -> httpx.Client:
         """Return the httpx client for requests that may be repeated, or the one that opens a connection for each.
@@ -444,6 +464,14 @@ class Client:
         if code == "quota_exceeded":
             return QuotaExceeded(message)
         return VendorError(f"{action}: {message}", code=code, status=status, raw=message)
+
+
+def _parse_answer(content: bytes) -> Any:
+    """Return the JSON of an answer; of an empty one, {}. Raises `TransientError` for what is not JSON."""
+    try:
+        return load_json(content) if content else {}
+    except ValueError:
+        raise TransientError("the answer is not JSON", raw=content[:200].decode("utf-8", "replace")) from None
 
 
 def _find_certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | None:

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 from llmtune.errors import TransientError
 from llmtune.provider.http import Client
 from llmtune_hfjobs import requests, responses
-from llmtune_hfjobs.files import Bucket
+from llmtune_hfjobs.files import Bucket, list_entries
 from llmtune_hfjobs.settings import HfJobsSettings
 from llmtune_local.rented.machines import Machine
 from llmtune_local.rented.vendor import Launch, RentedJob, StoredFile
@@ -55,10 +55,8 @@ class HfJobs:
     def find_jobs(self, labels: Mapping[str, str]) -> Sequence[RentedJob]:
         """Return the jobs with these labels, oldest first."""
         query = [("label", f"{name}={value}") for name, value in labels.items()]
-        answer = self.client.get(self._jobs() + (f"?{urlencode(query)}" if query else ""))
-        if not isinstance(answer, list):
-            raise TransientError("the list of jobs could not be read", sent=True, raw=str(answer)[:200])
-        jobs = [responses.read_job(entry, self.name) for entry in answer]
+        entries = list_entries(self.client, self._jobs() + (f"?{urlencode(query)}" if query else ""), "jobs")
+        jobs = [responses.read_job(entry, self.name) for entry in entries]
         # The service filters; what it lets through all the same is not ours.
         matching = [job for job in jobs if all(job.labels.get(name) == value for name, value in labels.items())]
         return sorted(matching, key=lambda job: job.created)

@@ -48,15 +48,14 @@ class Bucket:
     def list(self, folder: str) -> Sequence[StoredFile]:
         """Return the files below a folder."""
         try:
-            entries = self.client.get(f"/api/buckets/{self.id}/tree/{quote(folder, safe='')}", recursive="true")
+            path = f"/api/buckets/{self.id}/tree/{quote(folder, safe='')}?recursive=true"
+            entries = list_entries(self.client, path, "the bucket's files")
         except TransientError:
             raise
         except VendorError as refused:
             if refused.status == 404:
                 return ()
             raise
-        if not isinstance(entries, list):
-            raise TransientError("the list of the bucket's files could not be read", sent=True, raw=str(entries)[:200])
         return [
             StoredFile(path=str(entry["path"]), size=int(entry["size"]), version=str(entry["xetHash"]))
             for entry in entries
@@ -143,6 +142,16 @@ class Bucket:
             "token_refresh_url": f"{self.client.base}/api/buckets/{self.id}/xet-{kind}-token",
             "token_refresh_headers": {"authorization": f"Bearer {token}"} if token else {},
         }
+
+
+def list_entries(client: Client, path: str, what: str) -> list[Any]:
+    """Return the entries of all pages of a list. Raises `TransientError` for a page that is no list of `what`."""
+    entries: list[Any] = []
+    for page in client.get_pages(path):
+        if not isinstance(page, list):
+            raise TransientError(f"the list of {what} could not be read", sent=True, raw=str(page)[:200])
+        entries += page
+    return entries
 
 
 def _has_content(path: Path, file: StoredFile) -> bool:

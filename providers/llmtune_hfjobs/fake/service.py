@@ -10,12 +10,14 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import urlencode
 
 from llmtune.testing.fake_vendor import FakeJob, FakeVendor, Phase
-from llmtune.testing.http import Call, Refusal, route
+from llmtune.testing.http import Call, Refusal, Reply, route
 from llmtune.testing.request_schema import Required
 from llmtune_hfjobs.fake.machine import Machine, copy_folder
 from llmtune_hfjobs.fake.xet_store import XetStore
@@ -97,6 +99,8 @@ class FakeHfJobs(FakeVendor):
     def __init__(self, *, results: dict[str, Path] | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.results = results
+        self.page_size = 1000
+        """Entries of a page of jobs or files; the answer names the next page."""
         self.root = Path(tempfile.mkdtemp(prefix="llmtune-fake-hfjobs-"))
         self.buckets: dict[str, str] = {}
         self.hardware = json.loads(json.dumps(HARDWARE))
@@ -151,11 +155,20 @@ class FakeHfJobs(FakeVendor):
     @route("GET", "/api/jobs/{namespace}", role="find")
     def list_jobs(self, call: Call) -> Any:
         labels = [value.partition("=") for name, value in call.pairs if name == "label"]
-        return [
+        jobs = [
             self._described(job)
             for job in self.listed(self.jobs.values())
             if all(job.body["labels"].get(name) == value for name, _, value in labels)
         ]
+        return self._page(call, jobs)
+
+    def _page(self, call: Call, entries: Sequence[Any]) -> Reply:
+        """Answer with a page of a list, and with the address of the next one where there are more."""
+        start = int(call.query.get("cursor", 0))
+        end = start + self.page_size
+        query = [(name, value) for name, value in call.pairs if name != "cursor"]
+        address = f"{self.url}{call.path.partition('?')[0]}?{urlencode([*query, ('cursor', end)])}"
+        return Reply(entries[start:end], headers={"Link": f'<{address}>; rel="next"'} if end < len(entries) else {})
 
     @route("GET", "/api/jobs/{namespace}/{job}", role="poll")
     def get_job(self, call: Call) -> Any:
@@ -270,11 +283,11 @@ class FakeHfJobs(FakeVendor):
 
     @route("GET", "/api/buckets/{namespace}/{name}/tree/{prefix}")
     def list_tree(self, call: Call) -> Any:
-        call.fields({"recursive": Required({"true"})})
+        call.fields({"recursive": Required({"true"}), "cursor": str})
         root = self._folder(self._bucket(call))
         folder = root / call.params["prefix"]
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        return self._entries(root, paths)
+        return self._page(call, self._entries(root, paths))
 
     @route("POST", "/api/buckets/{namespace}/{name}/paths-info")
     def paths_info(self, call: Call) -> Any:

@@ -33,6 +33,18 @@ class Service(FakeVendor):
         body = call.body.decode()
         return Reply(body.encode(), int(call.params["status"]), {"Content-Type": "application/json"})
 
+    @route("GET", "/v1/numbers")
+    def numbers(self, call: Call) -> Any:
+        after = {
+            "0": "?at=1&word=a+b",
+            "1": f"{self.url}/v1/numbers?at=2",
+            "elsewhere": "http://127.0.0.2:1/v1/numbers",
+        }
+        after |= {"outside": f"{self.url}/v2/numbers", "round": "?at=round"}
+        place = call.query.get("at", "0")
+        link = {"Link": f'<{after[place]}>; rel="next"'} if place in after else {}
+        return Reply([place, call.query.get("word")], headers=link)
+
     @route("POST", "/v1/later")
     def later(self, call: Call) -> Any:
         raise Refusal(429, "Slow down.", headers={"Retry-After": "1.5"})
@@ -52,6 +64,20 @@ def test_the_key_is_read_when_it_is_needed_and_goes_out_as_a_bearer(
     monkeypatch.setenv("SOME_KEY", "secret-1")
     assert client.get("/echo")["authorization"] == "Bearer secret-1"
     assert "secret-1" not in repr(vars(client))
+
+
+def test_a_list_is_read_page_by_page_to_its_end(service: Service) -> None:
+    client = Client(f"{service.url}/v1")
+    assert list(client.get_pages("/numbers", word="a b")) == [["0", "a b"], ["1", "a b"], ["2", None]]
+
+
+@pytest.mark.parametrize(
+    ("place", "sentence"),
+    [("elsewhere", "not fetched"), ("outside", "at another address"), ("round", "the list has no end")],
+)
+def test_a_next_page_that_leads_astray_is_not_read(service: Service, place: str, sentence: str) -> None:
+    with pytest.raises(VendorError, match=sentence):
+        list(Client(f"{service.url}/v1", key_env="SOME_KEY").get_pages("/numbers", at=place))
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,23 @@ def test_a_job_has_its_labels_its_limit_and_no_secret(
     assert vendor.complaints == []
 
 
+def test_jobs_and_files_are_listed_to_the_last_page(
+    vendor: FakeHfJobs, provider: HfJobsProvider, job: TuningJob, tmp_path: Path
+) -> None:
+    vendor.outcome = "failure"
+    request = build(provider, job, tmp_path / "e")
+    keys = [run_key(new_run_id()) for _ in range(3)]
+    for key in keys:
+        provider.submit(request, key)
+    vendor.page_size = 2
+    assert len(provider.list_strays()) == 3
+    assert [provider.find(key) is not None for key in keys] == [True, True, True]
+    whole = {file.path for file in provider.vendor.list_files("inputs")}
+    vendor.page_size = 1
+    assert {file.path for file in provider.vendor.list_files("inputs")} == whole
+    assert len(whole) >= 2
+
+
 def test_a_gated_model_gets_the_token_that_was_made_for_it_and_no_other(
     vendor: FakeHfJobs, job: TuningJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
