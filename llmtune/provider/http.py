@@ -332,8 +332,9 @@ class Client:
         return self.send("GET", path, query=query, safe=True)
 
     def get_pages(self, path: str, **query: str) -> Iterator[Any]:
-        """Send GET requests and yield the JSON of each page of a list, as long as an answer names a next page (`Link:
-        <address>; rel="next"`, RFC 8288).
+        """Send GET requests, the first with the parameters in `query`, and yield the JSON of each page of a list.
+
+        An answer names the next page in its header `Link: <address>; rel="next"` (RFC 8288).
 
         Raises as `send` does, and `VendorError` for a next page at another address, and for a list without an end.
         """
