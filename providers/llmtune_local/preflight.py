@@ -84,6 +84,7 @@ def check_request(body: dict[str, Any]) -> None:
     from llmtune_local.models.quantization import check_adapter
     from llmtune_local.training.distributed import check_worker_group
     from llmtune_local.training.optimizer import check_optimizer
+    from llmtune_local.training.panel_check import check_margin
 
     load_config(body["model"], body.get("revision"), body["method"])
     device = resolve_device(body["options"].get("device", "auto"))
@@ -91,6 +92,7 @@ def check_request(body: dict[str, Any]) -> None:
     check_adapter(body["adapter"], device, body["model"], quantization=run.options.quantization)
     check_optimizer(run.hyperparameters, run.options.optimizer_arguments)
     check_worker_group(run.options, device)
+    check_margin(run)
     if run.method != "classification":
         recipe = run.hyperparameters
         targets, dropout = recipe.lora_target_modules, recipe.lora_dropout
