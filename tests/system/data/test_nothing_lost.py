@@ -112,6 +112,10 @@ ROWS: dict[str, dict[str, Any]] = {
             {"score": 0, "completion": {"role": "model", "parts": [{"text": "Who knows."}]}},
         ],
     },
+    "gemini_reinforcement": {
+        "contents": GEMINI["contents"][:1],  # type: ignore[index]
+        "references": {"right_answer": '{"role": "assistant", "content": "At eight."}'},
+    },
     "bedrock_converse": CONVERSE,
     "bedrock_nova_2": CONVERSE,
     "bedrock_text": {"input": "The ferry leaves at eight."},
