@@ -54,6 +54,9 @@ class AwsSettings(ProviderSettings):
     pricing_url: str | None = None
     """Address of AWS's price list, for a proxy or a test; unset: AWS's."""
 
+    lambda_url: str | None = None
+    """Address of Lambda, for a proxy or a test; unset: AWS's. Only graders that run in a Lambda function are called."""
+
     timeout: Annotated[float, Field(gt=0)] = 60.0
     """Seconds until a call is given up. > 0."""
 

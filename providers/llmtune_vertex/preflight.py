@@ -2,42 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
-from llmtune.data.example import Example
 from llmtune.data.findings import Finding, error, warning
-from llmtune.errors import LlmtuneError, TransientError, VendorError
-from llmtune.graders.job_trial import make_row
-from llmtune.graders.scoring import Answer, GraderProcess, make_right_answer
-from llmtune.job.graders import Grader, make_grader
-from llmtune.provider import Receipt
+from llmtune.errors import TransientError, VendorError
+from llmtune.graders.job_trial import Sample, compare_scores
 from llmtune_vertex import rows
 from llmtune_vertex.client import Sdk
-
-#: Two scores that are further apart are not the same.
-SAME = 1e-6
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A training row with its right answer, for the dry run of a grader."""
-
-    grader: Grader
-    example: Example
-    answer: Answer
-
-
-def choose_sample(receipt: Receipt, examples: Sequence[Example]) -> Sample | None:
-    """Return the first row that has a right answer; None where there is none, and for jobs of another method."""
-    if receipt.target.method != "reinforcement" or not isinstance(receipt["grader"].requested, dict):
-        return None
-    grader = make_grader(receipt["grader"].requested)
-    for example in examples:
-        if (answer := make_right_answer(grader, make_row(grader, example))) is not None:
-            return Sample(grader, example, answer)
-    return None
 
 
 def check_reward(sdk: Sdk, reward: dict[str, Any], sample: Sample) -> Iterator[Finding]:
@@ -67,15 +39,5 @@ def check_reward(sdk: Sdk, reward: dict[str, Any], sample: Sample) -> Iterator[F
         yield error("grader", f"Google cannot score the right answer of a row: {answer.error}", "correct the grader")
         return
     paid = 0.0 if answer.overall_reward is None else float(answer.overall_reward)
-    try:
-        with GraderProcess(sample.grader) as process:
-            score = process.score(make_row(sample.grader, sample.example), sample.answer)
-    except LlmtuneError as fault:
-        yield warning("grader", f"the grader cannot be run here, to compare: {fault.message}", "")
-        return
-    if score.value is not None and abs(score.value - paid) > SAME:
-        yield error(
-            "grader",
-            f"Google pays {paid:g} for the right answer of a row, and llmtune {score.value:g}",
-            "see whether the service on Cloud Run is the one that scores here",
-        )
+    if difference := compare_scores(sample, paid, "Google"):
+        yield error("grader", difference, "see whether the service on Cloud Run is the one that scores here")

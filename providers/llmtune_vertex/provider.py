@@ -13,6 +13,7 @@ from pydantic import BaseModel
 import llmtune.provider as core
 from llmtune.data.findings import Finding, error, warning
 from llmtune.errors import InvalidSettings, LlmtuneError, TransientError, VendorError
+from llmtune.graders.job_trial import Sample, choose_sample
 from llmtune_vertex import capabilities as targets
 from llmtune_vertex import declarations, inference, metrics, open_models, preflight, requests, responses, settings
 from llmtune_vertex.client import GENAI, STORAGE, Sdk
@@ -49,7 +50,7 @@ class VertexProvider(core.StoredUploads, core.BaseProvider):
         super().__init__(name, settings)
         self._sdk = Sdk(self.name, self.settings)
         self._storage = CloudStorage(self.name, self.settings, self._sdk)
-        self._sample: preflight.Sample | None = None
+        self._sample: Sample | None = None
 
     # --- offline -----------------------------------------------------------------------------------------------------
     def find_credentials(self) -> core.Credentials:
@@ -73,7 +74,7 @@ class VertexProvider(core.StoredUploads, core.BaseProvider):
     def encode(self, data: Dataset, receipt: core.Receipt, into: Path) -> core.EncodedDataset:
         """Write the rows; of a reinforcement job one is remembered, on which Google tries the grader in `preflight`."""
         encoded = super().encode(data, receipt, into)
-        self._sample = preflight.choose_sample(receipt, data.train)
+        self._sample = choose_sample(receipt["grader"].requested, data.train)
         return encoded
 
     def write_grader_source(self, grader: Grader) -> str:

@@ -18,7 +18,8 @@ from llmtune.testing.http import Call, Refusal, Reply, route
 from llmtune_bedrock import service_model
 from llmtune_bedrock.capabilities import Family, find_family, inference_id
 from llmtune_bedrock.declarations import RUN_TAG
-from llmtune_bedrock.fake.s3 import REGION, FakeS3
+from llmtune_bedrock.fake.functions import FakeFunctions
+from llmtune_bedrock.fake.s3 import REGION
 
 ACCOUNT = "123456789012"
 #: Keys for AWS's chain, and that this is no machine of AWS.
@@ -38,8 +39,8 @@ _CODES = {
 }
 
 
-class FakeBedrock(FakeS3):
-    """Bedrock at `url`, S3 at `url + "/s3"`."""
+class FakeBedrock(FakeFunctions):
+    """Bedrock at `url`, S3 at `url + "/s3"`, Lambda at `url + "/lambda"`."""
 
     name = "bedrock"
     walks: Mapping[str, tuple[Phase, ...]] = {  # type: ignore[misc]
@@ -83,6 +84,7 @@ class FakeBedrock(FakeS3):
             "base_url": self.url,
             "storage_url": self.storage_url,
             "pricing_url": self.pricing_url,
+            "lambda_url": self.lambda_url,
         }
 
     @property

@@ -13,6 +13,7 @@ from llmtune.graders import Answer, GraderProcess, make_grader
 from llmtune.graders.scoring import read_tool_calls
 from llmtune.graders.source import find_obstacle, write_source
 from llmtune.job.graders import Grader
+from llmtune_bedrock.graders import write_grader_source
 from llmtune_openai.graders import write_grader
 from llmtune_vertex.graders import write_references, write_reward
 
@@ -113,7 +114,42 @@ def read_call(call: dict[str, Any]) -> dict[str, Any]:
     return {"name": call["function"]["name"], "args": arguments}
 
 
-VENDORS = {"azure": open_azure, "vertex": open_vertex}
+def open_bedrock(grader: Grader, item: dict[str, Any], turn: dict[str, Any]) -> Score:
+    """A Lambda function, as Bedrock calls it."""
+    names: dict[str, Any] = {}
+    exec(write_grader_source(grader), names)
+    own = {**item, "id": "7", "right_answer": turn, "reference_answer": "11"}
+
+    def score(text: str, calls: list[dict[str, Any]]) -> float:
+        answer = {"role": "assistant", "content": text, **({"tool_calls": calls} if calls else {})}
+        (result,) = names["lambda_handler"]([{**own, "messages": [*item["messages"], answer]}], None)
+        assert result["id"] == "7"
+        assert result["metrics_list"][0]["value"] == result["aggregate_reward_score"]
+        return float(result["aggregate_reward_score"])
+
+    return score
+
+
+def open_sagemaker(grader: Grader, item: dict[str, Any], turn: dict[str, Any]) -> Score:
+    """The same function, as SageMaker's recipes call it: with all that is not a turn in one text."""
+    names: dict[str, Any] = {}
+    exec(write_grader_source(grader, wrapped=True), names)
+    fields = {name: value for name, value in item.items() if name != "messages"}
+    truth = json.dumps({**fields, "right_answer": turn})
+
+    def score(text: str, calls: list[dict[str, Any]]) -> float:
+        answer = {"role": "assistant", "content": [{"type": "text", "text": text}], "tool_calls": calls}
+        event = [{"id": n, "messages": [*item["messages"], answer], "reference_answer": truth} for n in (1, 2)]
+        reply = names["lambda_handler"](event, None)
+        assert reply["statusCode"] == 200
+        first, second = json.loads(reply["body"])
+        assert (first["id"], second["id"]) == (1, 2)
+        return float(first["aggregate_reward_score"])
+
+    return score
+
+
+VENDORS = {"azure": open_azure, "vertex": open_vertex, "bedrock": open_bedrock, "sagemaker": open_sagemaker}
 
 
 @pytest.mark.parametrize("vendor", VENDORS)

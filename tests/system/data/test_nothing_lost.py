@@ -122,6 +122,10 @@ ROWS: dict[str, dict[str, Any]] = {
     "nebius": CHAT,
     "nebius_prompt_completion": {"prompt": "When?", "completion": "At eight."},
     "sagemaker_chat": {"messages": [ASK, SAY]},
+    "sagemaker_reinforcement": {
+        "prompt": [ASK],
+        "reward_model": {"ground_truth": '{"right_answer": {"role": "assistant", "content": "At eight."}}'},
+    },
     "sagemaker_preference": {"prompt": [ASK], "chosen": [SAY], "rejected": [NOT_SO]},
 }
 #: What is kept as it stands, whatever is in it: definitions of tools, and what a source of an image is.
