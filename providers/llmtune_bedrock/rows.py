@@ -27,10 +27,15 @@ from llmtune_bedrock.capabilities import (
     NOVA_2_ROWS,
     PREPARE,
     PROMPT_ROWS,
+    REINFORCEMENT_LIMITS,
+    REINFORCEMENT_ROWS,
+    RFT_GUIDE,
     TEXT_ROWS,
     Family,
     find_family,
 )
+from llmtune_bedrock.graders import REFERENCE_ANSWER, add_right_answer
+from llmtune_openai.rows import OpenAIReinforcementRows
 
 NOVA = "AWS, Nova customization guide, 2026"
 
@@ -413,12 +418,18 @@ def _find_family(model: str | None) -> Family | None:
 
 def choose(method: str, model: str | None) -> str:
     """Return the row format of a model: Converse for Nova and Llama 3.2 and later, which is also the default."""
+    if method == "reinforcement":
+        return REINFORCEMENT_ROWS
     family = _find_family(model)
     return family.limits.format if family else CONVERSE_ROWS
 
 
 def row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
     """Check that user and assistant alternate, the user first and the assistant last, and Nova's reserved words."""
+    if method == "reinforcement":
+        if example.prompt() and example.prompt()[-1].role != "user":
+            yield error("vendor-last-turn", f"the prompt must end in the user's turn ({RFT_GUIDE})", "cut it there")
+        return
     family = _find_family(model)
     name = family.name if family else None
     if example.preference is not None or example.text is not None or choose(method, model) == PROMPT_ROWS:
@@ -462,6 +473,11 @@ def _check_reserved_words(example: Example, *, sure: bool) -> Iterable[Finding]:
 
 def file_rules(facts: FileFacts) -> Iterable[Finding]:
     """Check rows and bytes of a file against the model's family; nothing is reported if no model is named."""
+    if facts.method == "reinforcement":
+        if facts.role == "train":
+            low, high = REINFORCEMENT_LIMITS.min_rows, REINFORCEMENT_LIMITS.max_rows
+            yield from count_findings(facts.rows, "rows", RFT_GUIDE, at_least=low, at_most=high)
+        return
     family = _find_family(facts.model)
     if family is None or facts.role == "test":
         return
@@ -479,16 +495,45 @@ def file_rules(facts: FileFacts) -> Iterable[Finding]:
 
 
 def token_limit(method: str, model: str | None) -> TokenLimit | None:
-    """Return the family's limit for the tokens of prompt and answer together."""
+    """Return the family's limit for the tokens of prompt and answer together; none is published for reinforcement."""
+    if method == "reinforcement":
+        return None
     family = _find_family(model)
     tokens = family.limits.max_tokens_per_row if family else None
     return TokenLimit(tokens, refuses=True, source=PREPARE) if tokens is not None else None
 
 
+class BedrockReinforcementRows(OpenAIReinforcementRows):
+    """Prompts as chat rows, with the right answer as `reference_answer` too, where AWS's own functions look for it."""
+
+    name = REINFORCEMENT_ROWS
+    title = '{"messages": [..., user], "reference_answer": "...", "right_answer": {...}, ...}'
+
+    def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
+        example = super().read(row, line, faults)
+        answer = example.messages[-1] if len(example.messages) > len(example.prompt()) else None
+        text = (example.extra or {}).get(REFERENCE_ANSWER)
+        if answer is not None and text is not None and text == answer.words and not answer.tool_calls:
+            rest_of_row = {name: value for name, value in (example.extra or {}).items() if name != REFERENCE_ANSWER}
+            return example.replace(extra=rest_of_row or None)
+        return example
+
+    def write(self, example: Example) -> dict[str, Any]:
+        row = super().write(example)
+        return row | add_right_answer(row, row.get("right_answer"))
+
+
 BEDROCK_ROWS = VendorRows(
     provider="bedrock",
-    formats=(ConverseRows(), NovaTwoRows(), ClaudeRows(), BedrockPromptRows(), BedrockTextRows()),
-    defaults={"sft": ConverseRows.name},
+    formats=(
+        ConverseRows(),
+        NovaTwoRows(),
+        ClaudeRows(),
+        BedrockPromptRows(),
+        BedrockTextRows(),
+        BedrockReinforcementRows(),
+    ),
+    defaults={"sft": ConverseRows.name, "reinforcement": REINFORCEMENT_ROWS},
     row_rules=row_rules,
     file_rules=file_rules,
     token_limit=token_limit,

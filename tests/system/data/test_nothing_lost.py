@@ -118,6 +118,7 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     "bedrock_converse": CONVERSE,
     "bedrock_nova_2": CONVERSE,
+    "bedrock_reinforcement": {"messages": [ASK], "right_answer": SAY, "reference_answer": "At eight."},
     "bedrock_text": {"input": "The ferry leaves at eight."},
     "nebius": CHAT,
     "nebius_prompt_completion": {"prompt": "When?", "completion": "At eight."},
