@@ -112,7 +112,7 @@ def name_function(function: str | None, path: str, *, provider: str, option: str
         function: the ARN that the job's option names; None where it names none.
         path: where the request has it.
         provider: under whose name the job has its options.
-        option: the option.
+        option: the option; "" where there is none, so that only a grader of kind lambda can name its function.
         runs_as: what the function is behind there, where that has an ARN of its own ("an evaluator"): the option is
             then needed for every grader, and "" where a function's own ARN is sent.
     """
@@ -125,9 +125,10 @@ def name_function(function: str | None, path: str, *, provider: str, option: str
                 return ConvertedValue(grader.function, "the kind lambda as the user's own Lambda function")
         elif obstacle := find_obstacle(grader):
             return NotConvertible(obstacle, invalid=True)
-        named = f"provider_options.{provider}.{option}"
+        named = f"provider_options.{provider}.{option}" if option else "the function of a grader of kind lambda"
         if function is None:
-            written = f"write its source (llmtune grade GRADER ROWS --source-for {provider} -o FILE) and deploy it"
+            package = provider if option else "bedrock"
+            written = f"write its source (llmtune grade GRADER ROWS --source-for {package} -o FILE) and deploy it"
             how = "register the function" if isinstance(grader, LambdaGrader) else written
             return NotConvertible(f"it runs in a Lambda function of yours: {how}, and name it as {named}", invalid=True)
         behind = f"behind {runs_as}" if runs_as else f"as the source of --source-for {provider}"

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any
 
 from llmtune.testing.http import Call, Refusal, Reply, route
 from llmtune_bedrock import service_model
 from llmtune_bedrock.fake.s3 import FakeS3
+
+
+@lru_cache(maxsize=16)
+def _load_handler(source: str) -> Any:
+    """Return the handler of a source; Lambda too keeps a function's module between calls."""
+    names: dict[str, Any] = {"__name__": "lambda_function"}
+    exec(compile(source, "lambda_function.py", "exec"), names)
+    return names["lambda_handler"]
 
 
 class FakeFunctions(FakeS3):
@@ -25,9 +34,8 @@ class FakeFunctions(FakeS3):
 
     def run_function(self, arn: str, event: Any) -> Any:
         """Return what a function answers; raises `LookupError` where there is none, and what its source raises."""
-        names: dict[str, Any] = {"__name__": "lambda_function"}
-        exec(compile(self.functions[arn], "lambda_function.py", "exec"), names)
-        return json.loads(json.dumps(names["lambda_handler"](json.loads(json.dumps(event)), None)))
+        handler = _load_handler(self.functions[arn])
+        return json.loads(json.dumps(handler(json.loads(json.dumps(event)), None)))
 
     @route("POST", "/lambda/2015-03-31/functions/{function}/invocations")
     def invoke(self, call: Call) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -14,10 +14,17 @@ from llmtune.job.spec import TuningJob
 from llmtune.provider.types import RunState
 from llmtune.runs.api import start
 from llmtune.runs.plans import plan
+from llmtune.runs.poller import PollInterval
+from llmtune.testing.http import Call
+from llmtune.testing.request_schema import Required
 from llmtune_bedrock import BedrockProvider
 from llmtune_bedrock.fake.service import FakeBedrock
 from llmtune_bedrock.graders import MOST_FAILURES, read_score
+from llmtune_bedrock.mantle import MANTLE
+from llmtune_openai import OpenAIProvider, services
+from llmtune_openai.settings import OpenAISettings
 from tests.providers.llmtune_bedrock.conftest import NOVA
+from tests.system.openai.test_leave_out import FakeMantle
 
 NOVA_2 = "amazon.nova-2-lite-v1:0:256k"
 FUNCTION = "arn:aws:lambda:us-east-1:123456789012:function:grade"
@@ -112,6 +119,7 @@ def test_a_function_of_another_grader_is_found_before_the_job(
     assert not vendor.jobs
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("functions")
 def test_a_function_of_the_users_own_is_the_grader(
     provider: BedrockProvider, vendor: FakeBedrock, tmp_path: Path
@@ -184,3 +192,82 @@ def test_other_models_and_too_few_rows_are_refused(provider: BedrockProvider, tm
 
 def test_the_price_is_unknown_and_said_so(provider: BedrockProvider, tmp_path: Path) -> None:
     assert "no training price of reinforcement fine-tuning" in str(plan(make_job(tmp_path), provider).to_json())
+
+
+# --- open models, at the OpenAI-compatible endpoint ------------------------------------------------------------------
+class FakeReinforcing(FakeMantle):
+    """An endpoint that scores by the function which a job names."""
+
+    job_shape: ClassVar[dict[str, Any]] = {
+        **FakeMantle.job_shape,
+        "method": Required(
+            {
+                "type": Required({"reinforcement"}),
+                "reinforcement": Required(
+                    {
+                        "grader": Required({"type": Required({"lambda"}), "lambda": {"function": Required(str)}}),
+                        "hyperparameters": {"n_epochs": int, "batch_size": int, "learning_rate_multiplier": float},
+                    }
+                ),
+            }
+        ),
+    }
+    functions: ClassVar[dict[str, str]] = {}
+
+    def check_job(self, call: Call, body: Any) -> None:
+        super().check_job(call, body)
+        names: dict[str, Any] = {}
+        exec(self.functions[body["method"]["reinforcement"]["grader"]["lambda"]["function"]], names)
+        for line in self.files[body["training_file"]].content.splitlines():
+            row = json.loads(line)
+            assert row["messages"][-1]["role"] == "user"
+            answered = {
+                **row,
+                "id": "1",
+                "messages": [*row["messages"], {"role": "assistant", "content": row["answer"]}],
+            }
+            (result,) = names["lambda_handler"]([answered], None)
+            assert result["aggregate_reward_score"] == 1.0
+
+    def measured(self, job: Any, step: int) -> dict[str, Any]:
+        return {"step": step, "total_steps": 5, "critic_rewards_mean": 0.1 * step, "response_length_mean": 30.0}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("functions")
+def test_an_open_model_is_tuned_with_the_users_function(
+    provider: BedrockProvider, vendor: FakeBedrock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(vendor, provider)
+    monkeypatch.setattr(services, "_other_services", lambda: (MANTLE,))
+    monkeypatch.setattr(FakeReinforcing, "functions", vendor.functions)
+    monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "key")
+    job = make_job(
+        tmp_path,
+        {"kind": "lambda", "function": FUNCTION, "reference": "answer"},
+        model="qwen.qwen3-32b",
+        provider_options={},
+        hyperparameters={"epochs": 1, "batch_size": 4, "learning_rate_multiplier": 1.0},
+        evaluation={"max_rows": 2},
+    )
+    with FakeReinforcing(api_key="key") as endpoint:
+        settings = OpenAISettings(base_url=f"{endpoint.url}/v1", profile="bedrock-mantle")
+        mantle = OpenAIProvider("mantle", settings)
+        with pytest.warns(UserWarning, match="not sent"):
+            run = start(job, mantle, yes=True, allow_unknown_cost=True)
+        run.wait(timeout=60, pace=PollInterval(first=0.01, most=0.03))
+        assert run.state is RunState.SUCCEEDED
+        (sent,) = [call.data for call in endpoint.requests if call.route == "create_job"]
+        assert endpoint.complaints == []
+        assert any(point.series == "train/reward" for point in run.metrics())
+        (refusal,) = plan(make_job(tmp_path, model="qwen.qwen3-32b", provider_options={}), mantle).refusals
+        assert "--source-for bedrock" in refusal
+        assert "a grader of kind lambda" in refusal
+    assert set(sent) == {"model", "training_file", "validation_file", "method"}
+    assert sent["method"] == {
+        "type": "reinforcement",
+        "reinforcement": {
+            "grader": {"type": "lambda", "lambda": {"function": FUNCTION}},
+            "hyperparameters": {"n_epochs": 1, "batch_size": 4, "learning_rate_multiplier": 1.0},
+        },
+    }

@@ -41,6 +41,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "eval_percentage": 20,
         "extra_hyperparameters": {"someParameter": "1"},
         "continued_pretraining": True,
+        "grader_function": "arn:aws:lambda:us-east-1:123456789012:function:grade",
+        "samples_per_prompt": 4,
+        "max_prompt_length": 512,
+        "max_output_tokens": 1024,
+        "reasoning_effort": "high",
     },
     "together": {
         "from_checkpoint": "ft-1:10",
