@@ -136,14 +136,17 @@ def open_function(grader: LambdaGrader) -> AbstractContextManager[Function]:
     """Open the function of a grader by the installed package that can call it.
 
     Raises:
-        MissingExtra: there is no such package.
+        InvalidJob: there is no such package.
     """
     from importlib.metadata import entry_points  # not at the top: it costs 25 ms
 
     for point in entry_points(group=GROUP, name=grader.kind):
         opened: AbstractContextManager[Function] = point.load()(grader)
         return opened
-    raise MissingExtra("bedrock", "boto3", purpose="the grader 'lambda'")
+    raise InvalidJob(
+        f"no installed package can call a grader of kind {grader.kind}",
+        hint="install the extra of a backend that has such functions (docs/reinforcement.md)",
+    )
 
 
 class GraderProcess:

@@ -220,7 +220,7 @@ _LAMBDA = r"^arn:aws[a-z-]*:lambda:[a-z0-9-]+:\d{12}:function:[A-Za-z0-9_-]{1,64
 class LambdaGrader(_Called):
     """Pays what an AWS Lambda function returns: `[{"id", "messages", ...}]` -> `[{"id", "aggregate_reward_score"}]`.
 
-    The function is the user's. It is asked with the credentials of AWS's own chain (extra `bedrock`).
+    The function is the user's. It is asked with the credentials of AWS's own chain (docs/reinforcement.md).
     """
 
     kind: Literal["lambda"]

@@ -30,6 +30,7 @@ NOVA_2 = "amazon.nova-2-lite-v1:0:256k"
 FUNCTION = "arn:aws:lambda:us-east-1:123456789012:function:grade"
 NUMERIC = {"kind": "match", "operation": "numeric", "reference": "answer"}
 OPTIONS: dict[str, Any] = {"bedrock": {"grader_function": FUNCTION}}
+PACE = PollInterval(first=0.01, most=0.03)
 pytestmark = pytest.mark.usefixtures("no_long_pauses")
 
 
@@ -74,7 +75,7 @@ def test_a_whole_run(provider: BedrockProvider, vendor: FakeBedrock, tmp_path: P
         evaluation={"deploy": False},
     )
     run = begin(job, provider)
-    report = run.wait()
+    report = run.wait(timeout=60, pace=PACE)
     assert run.state is RunState.SUCCEEDED
     (sent,) = [call.data for call in vendor.requests if call.route == "create_job"]
     assert sent["customizationType"] == "REINFORCEMENT_FINE_TUNING"
@@ -103,11 +104,12 @@ def test_a_whole_run(provider: BedrockProvider, vendor: FakeBedrock, tmp_path: P
     assert vendor.complaints == []
 
 
+@pytest.mark.slow
 def test_a_failed_job_says_why(provider: BedrockProvider, vendor: FakeBedrock, tmp_path: Path) -> None:
     deploy(vendor, provider)
     vendor.outcome = "failure"
     with pytest.raises(RunFailed, match="is not a valid record"):
-        begin(make_job(tmp_path), provider).wait()
+        begin(make_job(tmp_path), provider).wait(timeout=60, pace=PACE)
 
 
 def test_a_function_of_another_grader_is_found_before_the_job(
@@ -255,7 +257,7 @@ def test_an_open_model_is_tuned_with_the_users_function(
         mantle = OpenAIProvider("mantle", settings)
         with pytest.warns(UserWarning, match="not sent"):
             run = start(job, mantle, yes=True, allow_unknown_cost=True)
-        run.wait(timeout=60, pace=PollInterval(first=0.01, most=0.03))
+        run.wait(timeout=60, pace=PACE)
         assert run.state is RunState.SUCCEEDED
         (sent,) = [call.data for call in endpoint.requests if call.route == "create_job"]
         assert endpoint.complaints == []

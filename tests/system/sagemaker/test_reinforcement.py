@@ -14,6 +14,7 @@ from llmtune.job.spec import TuningJob
 from llmtune.provider.types import RunState
 from llmtune.runs.api import start
 from llmtune.runs.plans import plan
+from llmtune.runs.poller import PollInterval
 from llmtune_sagemaker import SageMakerProvider
 from llmtune_sagemaker.fake.service import FakeSageMaker
 from tests.providers.llmtune_sagemaker.conftest import LLAMA, MLFLOW, NOVA, QWEN, provider_at
@@ -22,6 +23,7 @@ FUNCTION = "arn:aws:lambda:us-east-1:123456789012:function:grade"
 EVALUATOR = "arn:aws:sagemaker:us-east-1:123456789012:hub-content/mine/JsonDoc/grade/1.0.0"
 NUMERIC = {"kind": "match", "operation": "numeric", "reference": "answer"}
 OPTIONS = {"sagemaker": {"evaluator_arn": EVALUATOR}}
+PACE = PollInterval(first=0.01, most=0.03)
 pytestmark = pytest.mark.usefixtures("no_long_pauses")
 
 
@@ -57,7 +59,7 @@ def deploy(vendor: FakeSageMaker, provider: SageMakerProvider, grader: Any = NUM
 def test_a_whole_run(sagemaker: SageMakerProvider, vendor: FakeSageMaker, tmp_path: Path) -> None:
     deploy(vendor, sagemaker)
     run = begin(make_job(tmp_path, hyperparameters={"epochs": 2, "batch_size": 128}), sagemaker)
-    report = run.wait()
+    report = run.wait(timeout=60, pace=PACE)
     assert run.state is RunState.SUCCEEDED
     (sent,) = [call.data for call in vendor.requests if call.route == "create_training_job"]
     assert sent["ServerlessJobConfig"]["CustomizationTechnique"] == "RLVR"
@@ -73,11 +75,12 @@ def test_a_whole_run(sagemaker: SageMakerProvider, vendor: FakeSageMaker, tmp_pa
     assert vendor.complaints == []
 
 
+@pytest.mark.slow
 def test_a_failed_job_says_why(sagemaker: SageMakerProvider, vendor: FakeSageMaker, tmp_path: Path) -> None:
     deploy(vendor, sagemaker)
     vendor.outcome = "failure"
     with pytest.raises(RunFailed, match="is not a valid record"):
-        begin(make_job(tmp_path), sagemaker).wait()
+        begin(make_job(tmp_path), sagemaker).wait(timeout=60, pace=PACE)
 
 
 def test_a_function_of_another_grader_is_found_before_the_job(

@@ -14,6 +14,7 @@ from llmtune.job.spec import TuningJob
 from llmtune.provider.types import RunState
 from llmtune.runs.api import start
 from llmtune.runs.plans import plan
+from llmtune.runs.poller import PollInterval
 from llmtune_vertex import VertexProvider
 from llmtune_vertex.fake.service import FakeVertex
 from tests.providers.llmtune_vertex.conftest import provider_at
@@ -21,6 +22,7 @@ from tests.providers.llmtune_vertex.conftest import provider_at
 MODEL = "gemini-3.5-flash"
 NUMERIC = {"kind": "match", "operation": "numeric", "reference": "answer"}
 URL = "https://grader-1234.run.app/score"
+PACE = PollInterval(first=0.01, most=0.03)
 pytestmark = pytest.mark.usefixtures("no_long_pauses")
 
 
@@ -54,7 +56,7 @@ def test_a_whole_run(vertex: VertexProvider, vendor: FakeVertex, tmp_path: Path)
         provider_options={"vertex": {"samples_per_prompt": 4, "thinking_level": "HIGH", "max_output_tokens": 900}},
     )
     run = begin(job, vertex)
-    report = run.wait()
+    report = run.wait(timeout=60, pace=PACE)
     assert run.state is RunState.SUCCEEDED
     (sent,) = [call.data for call in vendor.requests if call.route == "create_job"]
     assert sent["reinforcementTuningSpec"]["hyperParameters"] == {
@@ -80,11 +82,12 @@ def test_a_whole_run(vertex: VertexProvider, vendor: FakeVertex, tmp_path: Path)
     assert vendor.complaints == []
 
 
+@pytest.mark.slow
 def test_a_failed_job_says_why(vertex: VertexProvider, vendor: FakeVertex, tmp_path: Path) -> None:
     vendor.outcome = "failure"
     run = begin(make_job(tmp_path), vertex)
     with pytest.raises(RunFailed, match="contents must end with a model turn"):
-        run.wait()
+        run.wait(timeout=60, pace=PACE)
 
 
 def test_fields_that_are_no_texts_arrive_as_they_were(
@@ -107,13 +110,14 @@ def test_tool_calls_are_taken_from_geminis_parts(vertex: VertexProvider, vendor:
     def call(n: int) -> dict[str, Any]:
         return {"id": "c1", "type": "function", "function": {"name": "find", "arguments": json.dumps({"n": n})}}
 
+    parameters = {"type": "object", "properties": {"n": {"type": ["integer", "null"]}}, "additionalProperties": False}
     rows = [
         {
             "messages": [
                 {"role": "user", "content": f"Find {n}"},
                 {"role": "assistant", "tool_calls": [call(n)]},
             ],
-            "tools": [{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}],
+            "tools": [{"type": "function", "function": {"name": "find", "parameters": parameters}}],
         }
         for n in range(60)
     ]
