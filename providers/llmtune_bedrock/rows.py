@@ -17,7 +17,14 @@ from llmtune.data.example import Content, Example, ImagePart, Message, OtherPart
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows, count_findings
-from llmtune.data.formats.chat import arguments_text, json_type, note_unread, with_preferred_answer
+from llmtune.data.formats.chat import (
+    CHAT,
+    arguments_text,
+    json_type,
+    note_unread,
+    with_preferred_answer,
+    write_messages,
+)
 from llmtune.data.formats.instruct import PromptCompletion, other_keys, take_text
 from llmtune.data.formats.json_text import check_long_numbers
 from llmtune.data.formats.parts import TurnParts, image_source, read_list, system_message, write_content, write_turns
@@ -34,8 +41,7 @@ from llmtune_bedrock.capabilities import (
     Family,
     find_family,
 )
-from llmtune_bedrock.graders import REFERENCE_ANSWER, add_right_answer
-from llmtune_openai.rows import OpenAIReinforcementRows
+from llmtune_bedrock.graders import REFERENCE_ANSWER, RIGHT_ANSWER, add_right_answer
 
 NOVA = "AWS, Nova customization guide, 2026"
 
@@ -503,24 +509,50 @@ def token_limit(method: str, model: str | None) -> TokenLimit | None:
     return TokenLimit(tokens, refuses=True, source=PREPARE) if tokens is not None else None
 
 
-class BedrockReinforcementRows(OpenAIReinforcementRows):
-    """Prompts as chat rows, with the right answer as `reference_answer` too, where AWS's own functions look for it."""
+class BedrockReinforcementRows(RowFormat):
+    """Prompts as chat rows; the right answer as a turn of its own, and its text where AWS's own functions look for it.
+
+    Every other field of the row stays as it is: the function that scores reads it.
+    """
 
     name = REINFORCEMENT_ROWS
     title = '{"messages": [..., user], "reference_answer": "...", "right_answer": {...}, ...}'
+    supports = f.BASIC | f.TOOLS | f.TOOL_IDS | f.NAMES | f.LATE_SYSTEM | f.PARTS
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        return False  # rows read from files are of the general chat format
 
     def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
-        example = super().read(row, line, faults)
-        answer = example.messages[-1] if len(example.messages) > len(example.prompt()) else None
-        text = (example.extra or {}).get(REFERENCE_ANSWER)
-        if answer is not None and text is not None and text == answer.words and not answer.tool_calls:
-            rest_of_row = {name: value for name, value in (example.extra or {}).items() if name != REFERENCE_ANSWER}
-            return example.replace(extra=rest_of_row or None)
-        return example
+        turn = row.get(RIGHT_ANSWER)
+        if isinstance(turn, Mapping) and isinstance(row.get("messages"), list):
+            row = {name: value for name, value in row.items() if name != RIGHT_ANSWER}
+            row["messages"] = [*row["messages"], turn]
+            if row.get(REFERENCE_ANSWER) == turn.get("content"):
+                del row[REFERENCE_ANSWER]
+        return CHAT.read(row, line, faults)
 
     def write(self, example: Example) -> dict[str, Any]:
-        row = super().write(example)
-        return row | add_right_answer(row, row.get("right_answer"))
+        turns = write_messages(
+            [turn.replace(raw_role=None, extra=None, reasoning=None, weight=None) for turn in example.messages]
+        )
+        prompt = len(example.prompt())
+        row: dict[str, Any] = {**(example.extra or {}), "messages": turns[:prompt]}
+        if example.tools:
+            row["tools"] = [{"type": "function", **tool} for tool in example.tools]
+        return row | add_right_answer(row, turns[prompt] if len(turns) > prompt else None)
+
+    def problems(self, example: Example) -> list[Finding]:
+        findings = super().problems(example)
+        if RIGHT_ANSWER in (example.extra or ()):
+            what = f"the row has a field {RIGHT_ANSWER!r} of its own, where the turn with the right answer is written"
+            findings.append(error("own-field", what, "give it another name"))
+        if len(example.messages) > len(example.prompt()) + 1:
+            what = "turns follow the answer that is learned from; they are left out"
+            findings.append(error("lost-turns", what, "end the row in the right answer"))
+        return findings
+
+    def without_own_keys(self, example: Example) -> Example:
+        return example.replace(extra=None) if example.extra else example
 
 
 BEDROCK_ROWS = VendorRows(
