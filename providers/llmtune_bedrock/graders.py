@@ -21,7 +21,7 @@ from llmtune.graders.job_trial import Sample, compare_scores
 from llmtune.graders.scoring import find_reference, get_range, to_text
 from llmtune.graders.source import find_obstacle, needs_last_turn, write_source
 from llmtune.graders.trial import find_question
-from llmtune.job.graders import Grader, LambdaGrader
+from llmtune.job.graders import Grader, HttpGrader, LambdaGrader, list_parts
 from llmtune.provider import ConversionContext, Converted, ConvertedValue, NotConvertible
 from llmtune_bedrock.client import Sdk
 
@@ -123,6 +123,12 @@ def name_function(function: str | None, path: str, *, provider: str, option: str
                 return NotConvertible("the function is given the whole answer: leave answer_from out", invalid=True)
             if not runs_as:
                 return ConvertedValue(grader.function, "the kind lambda as the user's own Lambda function")
+        elif any(isinstance(part, HttpGrader) for part in list_parts(grader)):
+            return NotConvertible(
+                "the functions that llmtune writes call no endpoint: call it in a function of yours, and name that"
+                " function by a grader of kind lambda",
+                invalid=True,
+            )
         elif obstacle := find_obstacle(grader):
             return NotConvertible(obstacle, invalid=True)
         named = f"provider_options.{provider}.{option}" if option else "the function of a grader of kind lambda"

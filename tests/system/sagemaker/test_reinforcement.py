@@ -118,12 +118,22 @@ def test_without_an_evaluator_it_says_how_to_make_one(sagemaker: SageMakerProvid
         begin(job, sagemaker)
 
 
-@pytest.mark.parametrize("grader", [{"kind": "similarity"}, {"kind": "http", "url": "https://a.example/"}])
+@pytest.mark.parametrize(
+    ("grader", "reason"),
+    [
+        ({"kind": "similarity"}, "cannot run there"),
+        ({"kind": "http", "url": "https://a.example/"}, "call no endpoint"),
+        (
+            {"kind": "lambda", "function": FUNCTION, "answer_from": {"regex": "x"}, "reference": "answer"},
+            "leave answer_from out",
+        ),
+    ],
+)
 def test_a_grader_that_no_function_can_run_is_refused(
-    sagemaker: SageMakerProvider, tmp_path: Path, grader: Any
+    sagemaker: SageMakerProvider, tmp_path: Path, grader: Any, reason: str
 ) -> None:
     (refusal,) = plan(make_job(tmp_path, grader), sagemaker).refusals
-    assert "cannot run there" in refusal
+    assert reason in refusal
 
 
 def test_models_without_a_recipe_are_refused(sagemaker: SageMakerProvider, tmp_path: Path) -> None:
