@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from llmtune.graders.trial import Trial
+    from llmtune.job.graders import Grader
 
 
 def grade(
@@ -32,19 +33,36 @@ def grade(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the choice of rows.")] = 0,
+    source_for: Annotated[
+        str | None,
+        typer.Option(
+            "--source-for",
+            metavar="PROVIDER",
+            help="Also write the Python source by which this backend scores, into the file of --output.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The file for --source-for.", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
 ) -> None:
-    """Try a grader on right, empty, foreign and other answers, and show what it pays for. Sends nothing.
+    """Try a grader on right, empty, foreign and other answers, and show what it pays for.
 
-    Exits with 0 if a job could learn from it, 5 if not.
+    Sends nothing, but to the endpoint or function that a grader of kind http or lambda names. Exits with 0 if a job
+    could learn from it, 5 if not; then no source is written.
     """
     from llmtune.cli.output import out, print_json
-    from llmtune.errors import EXIT_NOT_PASSED
+    from llmtune.errors import EXIT_NOT_PASSED, InvalidSettings
     from llmtune.graders.rows import read_answers, read_rows
     from llmtune.graders.trial import try_grader
     from llmtune.job.graders import load_grader
 
+    if (source_for is None) != (output is None):
+        raise InvalidSettings("--source-for and --output go together: name a backend and a file")
     loaded = load_grader(grader)
+    source = None if source_for is None else _write_source(loaded, source_for)
     read = read_rows(rows)
     samples = None if answers is None else read_answers(answers, len(read))
     trial = try_grader(loaded, read, samples=samples, seed=seed)
@@ -54,6 +72,25 @@ def grade(
         _print_trial(out, loaded.kind, trial)
     if not trial.fit:
         raise typer.Exit(EXIT_NOT_PASSED)
+    if source is not None and output is not None:
+        output.write_text(source, encoding="utf-8")
+        if not as_json:
+            out.print(f"wrote {output}: the source by which {source_for} scores", markup=False, highlight=False)
+
+
+def _write_source(grader: Grader, name: str) -> str:
+    """Return the source of a grader at a backend; refuse a backend that has none, and a grader without one."""
+    from llmtune.errors import InvalidJob
+    from llmtune.graders.source import find_obstacle
+    from llmtune.provider.abilities import WritesGraders
+    from llmtune.provider.registry import get_provider
+
+    provider = get_provider(name)
+    if not isinstance(provider, WritesGraders):
+        raise InvalidJob(f"{name} runs no grader whose source llmtune writes (docs/reinforcement.md)")
+    if obstacle := find_obstacle(grader):
+        raise InvalidJob(obstacle)
+    return provider.write_grader_source(grader)
 
 
 def _print_trial(console: Any, kind: str, trial: Trial) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from llmtune.errors import InvalidData, InvalidJob, MissingExtra
+from llmtune.graders.http_endpoint import HttpEndpoint
 from llmtune.graders.python_process import PythonProcess
 from llmtune.job.graders import (
     AnswerPart,
     Grader,
+    HttpGrader,
+    LambdaGrader,
     MatchGrader,
     PythonGrader,
     RegexGrader,
@@ -62,7 +65,9 @@ class Score:
 
 def get_range(grader: Grader) -> tuple[float, float]:
     """Return the lowest and the highest score that a grader may give."""
-    return (grader.lowest, grader.highest) if isinstance(grader, PythonGrader) else (0.0, 1.0)
+    if isinstance(grader, PythonGrader | HttpGrader | LambdaGrader):
+        return grader.lowest, grader.highest
+    return 0.0, 1.0
 
 
 def find_reference(grader: Grader, row: Mapping[str, Any]) -> Any:
@@ -113,16 +118,49 @@ def to_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+class Function(Protocol):
+    """A function that runs elsewhere and scores answers, opened by a package that can call it."""
+
+    def grade(
+        self, row: dict[str, Any], answer: str, tool_calls: Sequence[tuple[str, Any]]
+    ) -> tuple[float | None, str]:
+        """Return the score of an answer and "", or None and what went wrong."""
+        ...
+
+
+#: Entry points of packages that open graders which run elsewhere, by the grader's kind.
+GROUP = "llmtune.graders"
+
+
+def open_function(grader: LambdaGrader) -> AbstractContextManager[Function]:
+    """Open the function of a grader by the installed package that can call it.
+
+    Raises:
+        InvalidJob: there is no such package.
+    """
+    from importlib.metadata import entry_points  # not at the top: it costs 25 ms
+
+    for point in entry_points(group=GROUP, name=grader.kind):
+        opened: AbstractContextManager[Function] = point.load()(grader)
+        return opened
+    raise InvalidJob(
+        f"no installed package can call a grader of kind {grader.kind}",
+        hint="install the extra of a backend that has such functions (docs/reinforcement.md)",
+    )
+
+
 class GraderProcess:
     """An open grader. Use as a context manager: a Python grader has a process of its own.
 
-    Raises `InvalidJob` where a Python grader cannot be run, `MissingExtra` where a library is not installed.
+    Raises `InvalidJob` where a Python grader cannot be run, `MissingExtra` where a library is not installed,
+    `MissingCredentials` where an endpoint's key is not set.
     """
 
     def __init__(self, grader: Grader) -> None:
         self.grader = grader
         self._exit = ExitStack()
         self._process: PythonProcess | None = None
+        self._function: Function | None = None
         self._parts: list[tuple[float, GraderProcess]] = []
         self._validator: Any = None
         self._pattern: PythonProcess | None = None
@@ -132,6 +170,10 @@ class GraderProcess:
         grader = self.grader
         if isinstance(grader, PythonGrader):
             self._process = self._exit.enter_context(PythonProcess(grader.source or "", grader.seconds))
+        elif isinstance(grader, HttpGrader):
+            self._function = self._exit.enter_context(HttpEndpoint(grader))
+        elif isinstance(grader, LambdaGrader):
+            self._function = self._exit.enter_context(open_function(grader))
         elif isinstance(grader, WeightedGrader):
             self._parts = [(part.weight, self._exit.enter_context(GraderProcess(part.grader))) for part in grader.parts]
         elif isinstance(grader, SchemaGrader):
@@ -162,12 +204,8 @@ class GraderProcess:
         text = answer.text if grader.answer_from is None else take_part(grader.answer_from, answer.text)
         if text is None:
             return Score(get_range(grader)[0])
-        if isinstance(grader, PythonGrader):
-            assert self._process is not None
-            value, error = self._process.grade(dict(row), text)
-            if value is not None and not grader.lowest <= value <= grader.highest:
-                return Score(None, f"it returned {value:g}, outside {grader.lowest:g} to {grader.highest:g}")
-            return Score(value, error)
+        if isinstance(grader, PythonGrader | HttpGrader | LambdaGrader):
+            return self._call(grader, row, text, answer)
         if isinstance(grader, RegexGrader):
             if self._pattern is not None and not _ends(self._pattern, text):
                 return Score(None, f"its pattern takes longer than {REGEX_SECONDS:g} s")
@@ -184,6 +222,19 @@ class GraderProcess:
             assert score is not None
             return _score_text(score, to_text(reference), text)
         return _match(grader, reference, text)
+
+    def _call(
+        self, grader: PythonGrader | HttpGrader | LambdaGrader, row: Mapping[str, Any], text: str, answer: Answer
+    ) -> Score:
+        """Return what a function pays that runs in a process of its own or elsewhere, if it keeps to its range."""
+        if self._process is not None:
+            value, error = self._process.grade(dict(row), text)
+        else:
+            assert self._function is not None
+            value, error = self._function.grade(dict(row), text, answer.tool_calls)
+        if value is not None and not grader.lowest <= value <= grader.highest:
+            return Score(None, f"it returned {value:g}, outside {grader.lowest:g} to {grader.highest:g}")
+        return Score(value, error)
 
     def _score_parts(self, row: Mapping[str, Any], answer: Answer) -> Score:
         total = weights = 0.0

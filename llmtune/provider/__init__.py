@@ -70,6 +70,7 @@ _HOME = {
     "ServerFormat": "llmtune.provider.abilities",
     "ImportsWeights": "llmtune.provider.abilities",
     "WeightImport": "llmtune.provider.abilities",
+    "WritesGraders": "llmtune.provider.abilities",
     "ConversionContext": "llmtune.provider.declarations",
     "FieldReceipt": "llmtune.provider.receipt",
     "Files": "llmtune.provider.types",
@@ -318,6 +319,7 @@ __all__ = [
     "UploadRef",
     "ValueType",
     "WeightImport",
+    "WritesGraders",
     "chat_message",
     "count_from_interval",
     "deep_merge",
@@ -392,6 +394,7 @@ if TYPE_CHECKING:
     from llmtune.provider.abilities import SupportsTokenPreview as SupportsTokenPreview
     from llmtune.provider.abilities import SupportsWarmStart as SupportsWarmStart
     from llmtune.provider.abilities import WeightImport as WeightImport
+    from llmtune.provider.abilities import WritesGraders as WritesGraders
     from llmtune.provider.base import BARE as BARE
     from llmtune.provider.base import BaseProvider as BaseProvider
     from llmtune.provider.base import Credentials as Credentials

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llmtune.data.facts import DatasetFacts
     from llmtune.data.findings import Finding
     from llmtune.data.rendering.preview import TokenPreview
+    from llmtune.job.graders import Grader
     from llmtune.job.spec import Adapter
     from llmtune.provider.catalog import Catalog
     from llmtune.provider.cost import CostEstimate
@@ -69,6 +70,15 @@ class KeepsDecisionRules(Protocol):
 
     def read_decision_rules(self, model: ModelRef) -> str | None:
         """Return the stored text; None where there is none."""
+        ...
+
+
+@runtime_checkable
+class WritesGraders(Protocol):
+    """A provider whose service scores answers by source that llmtune writes of a grader."""
+
+    def write_grader_source(self, grader: Grader) -> str:
+        """Return that source, of a grader for which `llmtune.graders.source.find_obstacle` is None."""
         ...
 
 

@@ -45,6 +45,8 @@ from llmtune.importers.keys import ImportLine as ImportLine
 from llmtune.importers.keys import ImportOutcome as ImportOutcome
 from llmtune.job.graders import AnswerPart as AnswerPart
 from llmtune.job.graders import Grader as Grader
+from llmtune.job.graders import HttpGrader as HttpGrader
+from llmtune.job.graders import LambdaGrader as LambdaGrader
 from llmtune.job.graders import MatchGrader as MatchGrader
 from llmtune.job.graders import PythonGrader as PythonGrader
 from llmtune.job.graders import RegexGrader as RegexGrader

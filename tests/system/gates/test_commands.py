@@ -127,6 +127,8 @@ COMMANDS: dict[str, list[str]] = {
         "{hostile} {rows}",
         "grader.json {hostile}",
         "grader.json {rows} --answers {hostile}",
+        "grader.json {rows} --source-for azure --output source.py",
+        "grader.json {rows} --source-for {hostile} --output source.py",
     ],
     "chat": ["{run} {hostile} --system {hostile}", "{run} hello --checkpoint {hostile}"],
     "ui": [],
