@@ -53,13 +53,14 @@ def compare_bill(receipt: Receipt, billed: Billed | None, epochs: object = None)
         actual = compute_from_tokens(receipt, billed.tokens)
         basis = "computed" if actual is not None else basis
     difference = None if actual is None or estimate.training is None else actual - estimate.training
+    is_within = low is not None and actual is not None and difference is not None and low <= actual and difference < 0
     return BillComparison(
         low=low,
         high=estimate.training,
         actual=actual,
         basis=basis,
         difference=difference,
-        explanation=_explain(receipt, billed, epochs, difference),
+        explanation="within the estimate" if is_within else _explain(receipt, billed, epochs, difference),
         currency=planned.currency,
     )
 

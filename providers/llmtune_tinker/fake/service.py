@@ -71,7 +71,8 @@ class FakeCheckpoint:
 
 
 class FakeTinker(FakeVendor):
-    """Tinker. `trained_tokens` are billed, by session; `unpaid` passes are answered 402 before one is taken."""
+    """Tinker. `trained_tokens`, and `forward_tokens` of passes without a gradient, are billed as training, by session;
+    `unpaid` passes are answered 402 before one is taken."""
 
     name = "tinker"
     walks = {
@@ -86,6 +87,7 @@ class FakeTinker(FakeVendor):
         self.saved: dict[str, FakeCheckpoint] = {}
         self.futures: dict[str, Any] = {}
         self.trained_tokens: dict[str, int] = {}
+        self.forward_tokens: dict[str, int] = {}
         self.unpaid = 0
         self.exchanges_keys = False
         """Whether the key must be exchanged for a token, as the service may ask of any client."""
@@ -309,8 +311,8 @@ class FakeTinker(FakeVendor):
                 gradient = model.state.gradient(targets, weights)
                 model.gradient = gradient if model.gradient is None else model.gradient + gradient
                 model.rows += sum(int(target) * (place + 1) for place, target in enumerate(targets))
-        if not request.forward_only:
-            self.trained_tokens[model.session] = self.trained_tokens.get(model.session, 0) + tokens
+        counted = self.forward_tokens if request.forward_only else self.trained_tokens
+        counted[model.session] = counted.get(model.session, 0) + tokens
         encoded = _encode_output([] if self.drops_likelihoods else outputs, loss)
         return self._answer(encoded, model, request.seq_id)
 
@@ -465,7 +467,8 @@ class FakeTinker(FakeVendor):
                     "estimated_cost_usd": tokens / 1e6 * TRAINING_PRICE,
                     "event_info": {"type": "training", "token_count": tokens},
                 }
-                for session, tokens in self.trained_tokens.items()
+                for session in self.trained_tokens | self.forward_tokens
+                for tokens in (self.trained_tokens.get(session, 0) + self.forward_tokens.get(session, 0),)
             ],
             "sessions": {},
             "cost_data_through": None,
