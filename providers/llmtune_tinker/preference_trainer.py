@@ -82,7 +82,9 @@ class PreferenceLoopTrainer(LoopTrainer):
             values += [float(tokens[row.weights != 0].sum()) for row, tokens in zip(rows, log_likelihoods, strict=True)]
         likelihoods = np.array(values, dtype=np.float64).reshape(-1, 2)
         if not np.isfinite(likelihoods).all():
-            raise Diverged(f"the likelihood of an answer is no number at step {self.progress.step}: lower learning_rate")
+            raise Diverged(
+                f"the likelihood of an answer is no number at step {self.progress.step}: lower learning_rate"
+            )
         return likelihoods
 
     # --- steps and validation ----------------------------------------------------------------------------------------

@@ -33,9 +33,7 @@ _Answer = TypeVar("_Answer")
 #: The loss that supervised tuning uses, by Tinker's name.
 CROSS_ENTROPY = "cross_entropy"
 #: The losses of the SDK 0.38.0 (types/loss_fn_type.py).
-LOSSES = frozenset(
-    {"cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo", "stable_reinforce", CUSTOM}
-)
+LOSSES = frozenset({"cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo", "stable_reinforce", CUSTOM})
 #: Seconds between two looks at whether a run that the service has paused was asked to stop.
 STOP_POLL_SECONDS = 0.5
 #: What a pass that waits for a bill to be paid begins with, in the SDK's log, and how long the SDK waits at most.

@@ -71,8 +71,7 @@ class FakeCheckpoint:
 
 
 class FakeTinker(FakeVendor):
-    """Tinker. `trained_tokens`, and `forward_tokens` of passes without a gradient, are billed as training, by session;
-    `unpaid` passes are answered 402 before one is taken."""
+    """Tinker. `trained_tokens` are billed, by session; `unpaid` passes are answered 402 before one is taken."""
 
     name = "tinker"
     walks = {
@@ -88,6 +87,11 @@ class FakeTinker(FakeVendor):
         self.futures: dict[str, Any] = {}
         self.trained_tokens: dict[str, int] = {}
         self.forward_tokens: dict[str, int] = {}
+        """Tokens of passes without a gradient, by session."""
+
+        self.bills_forward = False
+        """Whether those are billed as training too: the service does not document it."""
+
         self.unpaid = 0
         self.exchanges_keys = False
         """Whether the key must be exchanged for a token, as the service may ask of any client."""
@@ -467,11 +471,18 @@ class FakeTinker(FakeVendor):
                     "estimated_cost_usd": tokens / 1e6 * TRAINING_PRICE,
                     "event_info": {"type": "training", "token_count": tokens},
                 }
-                for session in self.trained_tokens | self.forward_tokens
-                for tokens in (self.trained_tokens.get(session, 0) + self.forward_tokens.get(session, 0),)
+                for session, tokens in self._billed_tokens().items()
             ],
             "sessions": {},
             "cost_data_through": None,
+        }
+
+    def _billed_tokens(self) -> dict[str, int]:
+        """Return the training tokens that are billed, by session."""
+        forward = self.forward_tokens if self.bills_forward else {}
+        return {
+            session: self.trained_tokens.get(session, 0) + forward.get(session, 0)
+            for session in self.trained_tokens | forward
         }
 
     @route("POST", "/oai/api/v1/chat/completions", role="generate")
