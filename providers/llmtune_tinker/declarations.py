@@ -13,9 +13,10 @@ from llmtune_local.declarations import SCHEDULES
 
 SDK = "tinker SDK 0.38.0"
 OURS = "llmtune's own loop"
-#: Recipes of the vendor's cookbook: a rate for LoRA of ten times that of all weights, linear decay.
+#: Recipes of the vendor's cookbook: a rate for LoRA of ten times that of all weights, linear decay; a tenth of it for
+#: preferences.
 COOKBOOK = "tinker-cookbook (2026-08-19)"
-RATE = 1e-4
+RATE, PAIRS_RATE = 1e-4, 1e-5
 
 _H = "hyperparameters."
 
@@ -89,7 +90,10 @@ def declarations(method: str = "sft") -> core.Declarations:
         return declared
     pairs = "the share of pairs that may be the wrong way round"
     smoothing = _sent(core.Float(ge=0, lt=0.5), 0.0, pairs, source="arXiv:2305.18290v3")
+    rate = core.Float(gt=0)
     return declared.replace(
+        learning_rate=core.Sent(_H + "learning_rate", **_sent(rate, PAIRS_RATE, source=COOKBOOK)),
+        learning_rate_multiplier=core.multiplier_as_rate(_H + "learning_rate", rate, PAIRS_RATE, "the loop", COOKBOOK),
         label_smoothing=core.Sent(_H + "label_smoothing", **smoothing),
         prompt_loss_weight=core.NotApplicable("the loss of a pair is over its two answers alone"),
     )

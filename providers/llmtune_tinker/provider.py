@@ -91,8 +91,8 @@ class TinkerProvider(core.BaseProvider):
         preferences = []
         if receipt.target.method == "dpo":
             preferences.append(
-                "each step sends its pairs twice, once without a gradient, and the reference's likelihoods take one pass"
-                " over all pairs before the first step"
+                "each step sends its pairs twice, once without a gradient, and the reference's likelihoods take one"
+                " pass over all pairs before the first step"
             )
             if not TORCH.is_installed:
                 preferences.append(

@@ -152,5 +152,5 @@ def test_a_service_that_takes_no_loss_of_ours_is_refused(runs: Runs) -> None:
 def test_rows_that_are_no_pairs_are_named(runs: Runs) -> None:
     request = runs.request(method="dpo")
     (runs.root / "train.jsonl").write_text(json.dumps(row(1)) + "\n", encoding="utf-8")
-    with pytest.raises(InvalidData, match="train.jsonl"):
+    with pytest.raises(InvalidData, match=r"train\.jsonl"):
         runs.train("run", request)

@@ -147,7 +147,8 @@ def test_what_is_declared_of_preferences_is_what_moves_in_the_request(tinker: Ti
     sent = request.body["hyperparameters"]
     assert (sent["dpo_beta"], sent["label_smoothing"]) == (0.3, 0.1)
     assert "prompt_loss_weight" not in sent
-    assert make(method="dpo").body["hyperparameters"]["dpo_beta"] == 0.1
+    unset = make(method="dpo", learning_rate=None).body["hyperparameters"]
+    assert (unset["dpo_beta"], unset["learning_rate"]) == (0.1, 1e-5)
 
 
 def test_what_does_not_fit_preferences_is_said(tinker: TinkerProvider, tmp_path: Path) -> None:
