@@ -92,4 +92,8 @@ def _explain(receipt: Receipt, billed: Billed | None, epochs: object, difference
         share = 100 * abs(tokens - expected) / expected
         how = "from words and signs" if receipt.data.tokens_estimated else "with the model's tokenizer"
         return f"{tokens:,} tokens were billed, {share:.0f} % {more} than the {expected:,.0f} estimated {how}"
+    priced = compute_from_tokens(receipt, tokens)
+    amount = billed.amount if billed is not None else None
+    if priced is not None and amount is not None and abs(amount - priced) <= NEGLIGIBLE * priced:
+        return "the training tokens are as estimated, at the plan's price; what was planned besides was not billed"
     return "the tokens are as estimated, so the vendor's price is not the one of the plan"

@@ -19,7 +19,7 @@ def add_passes(receipt: core.Receipt, price: core.Price) -> core.CostEstimate:
         return estimate
     if price.training is None or data.tokens is None or estimate.training is None or estimate.total is None:
         return estimate
-    training, *others = estimate.lines
+    training, *answer_lines = estimate.lines
     tokens = data.tokens * (epochs + 1) + (data.validation_tokens or 0)
     cheapest = price.training if price.input is None else min(price.input, price.training)
     low, high = tokens / 1e6 * cheapest, tokens / 1e6 * price.training
@@ -30,7 +30,7 @@ def add_passes(receipt: core.Receipt, price: core.Price) -> core.CostEstimate:
     line = training.model_copy(
         update={"low": (training.low or 0.0) + low, "high": (training.high or 0.0) + high, "formula": formula}
     )
-    lines = (line, *others)
+    lines = (line, *answer_lines)
     total = estimate.total + high
     return estimate.model_copy(
         update={

@@ -84,7 +84,7 @@ class Pending(Protocol[_Value]):
 
 @dataclass(frozen=True, kw_only=True)
 class LoopLimits:
-    """What a loop can do: the names of its `losses`, and the longest row in tokens, None where that is not known."""
+    """What a loop can do: the names of its `losses`, and the longest row in tokens; None where the request says it."""
 
     losses: frozenset[str]
     max_row_tokens: int | None = None
@@ -172,8 +172,3 @@ class StepCounter:
 def count_tokens(rows: Sequence[LoopRow]) -> int:
     """Count the tokens that go to the vendor."""
     return sum(len(row.inputs) for row in rows)
-
-
-def describe_capabilities(limits: LoopLimits) -> dict[str, Any]:
-    """Return what a loop can do, as values for a report."""
-    return {"losses": sorted(limits.losses), "max_row_tokens": limits.max_row_tokens}

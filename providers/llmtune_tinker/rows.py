@@ -46,7 +46,9 @@ def open_rendering(model: str, options: Mapping[str, Any], offline: bool) -> Ren
     ) -> int:
         from llmtune_tinker.trainer import make_loop_row
 
-        rows = tokenise_examples(tokenizer, examples, settings, limit=limit, on_too_long=on_too_long)
+        rows, are_pairs = tokenise_examples(tokenizer, examples, settings, limit=limit, on_too_long=on_too_long)
+        if are_pairs:
+            prompt_weight = 0.0  # the loss of a pair is over its answers
         pieces = (piece for row in rows.rows for piece in row)
         return sum(len(make_loop_row(piece, prompt_weight=prompt_weight).inputs) for piece in pieces)
 
@@ -66,8 +68,11 @@ def tokenise_examples(
     limit: int | None,
     on_too_long: OnTooLong,
     file: str | None = None,
-) -> TokenRows:
-    """Render rows as a run would: a preference row is two sequences. Raises `InvalidData` with file and line."""
+) -> tuple[TokenRows, bool]:
+    """Render rows as a run would, and return whether they are preference rows: each of those is two sequences.
+
+    Raises `InvalidData` with file and line.
+    """
     from llmtune_local.batching.token_rows import RowSettings, tokenise, tokenise_pairs
 
     row_settings: RowSettings = {
@@ -78,10 +83,9 @@ def tokenise_examples(
     }
     rows = iter(examples)
     first = list(itertools.islice(rows, 1))
-    has_pairs = any(example.preference is not None for example in first)
-    return (tokenise_pairs if has_pairs else tokenise)(
-        tokenizer, itertools.chain(first, rows), file=file, **row_settings
-    )
+    are_pairs = any(example.preference is not None for example in first)
+    tokenise_all = tokenise_pairs if are_pairs else tokenise
+    return tokenise_all(tokenizer, itertools.chain(first, rows), file=file, **row_settings), are_pairs
 
 
 TINKER_ROWS = VendorRows(

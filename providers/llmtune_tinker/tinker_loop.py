@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from contextlib import contextmanager, suppress
@@ -34,8 +35,11 @@ _Answer = TypeVar("_Answer")
 CROSS_ENTROPY = "cross_entropy"
 #: The losses of the SDK 0.38.0 (types/loss_fn_type.py).
 LOSSES = frozenset({"cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo", "stable_reinforce", CUSTOM})
-#: Seconds between two looks at whether a run that the service has paused was asked to stop.
+#: Seconds between two looks at whether a run that waits for the service was asked to stop.
 STOP_POLL_SECONDS = 0.5
+#: Seconds for which a stop waits for an answer where the service has not said that it has paused the run: the SDK says
+#: of a lack of capacity only after a quarter of an hour.
+STOP_SECONDS = 120.0
 #: What a pass that waits for a bill to be paid begins with, in the SDK's log, and how long the SDK waits at most.
 _BILLING = "The job is paused due to billing status"
 BILLING_SENTENCE = (
@@ -67,7 +71,8 @@ class TinkerLoop:
         key: the run key.
         report: takes a sentence for the run's events, with its level.
         stop: says whether the run was asked to stop. While the service has paused it, every call then raises `Stopped`
-            instead of waiting on; what it had sent may still be applied, to a model that no later attempt opens.
+            instead of waiting on, and otherwise after `STOP_SECONDS`; what it had sent may still be applied, to a model
+            that no later attempt opens.
     """
 
     def __init__(
@@ -164,14 +169,16 @@ class TinkerLoop:
         return last.models
 
     def _wait(self, future: Any) -> Any:
-        """Return the answer to a call; raise `Stopped` where the run was asked to stop and the service has paused it.
+        """Return the answer to a call; raise `Stopped` where the run was asked to stop and no answer will come soon.
 
         The SDK waits for a bill to be paid for up to an hour, and for capacity without an end.
         """
-        pending = future.future()
-        while not pending.done():
-            futures.wait([pending], timeout=STOP_POLL_SECONDS)
-            if self._watcher.paused and not pending.done() and self._stop():
+        pending, latest = future.future(), float("inf")
+        while not futures.wait([pending], timeout=STOP_POLL_SECONDS).done:
+            if not self._stop():
+                continue
+            latest = min(latest, time.monotonic() + STOP_SECONDS)
+            if self._watcher.paused or time.monotonic() >= latest:
                 raise Stopped
         answer = future.result()
         self._watcher.paused = False

@@ -156,7 +156,8 @@ class LoopTrainer:
         """Load tokenizer and rows."""
         self.status_writer.update(message="reading the rows")
         self.tokenizer = load_run_tokenizer(self.request)
-        self.limit = self.recipe.max_sequence_length
+        limits = (self.recipe.max_sequence_length, self.loop.limits.max_row_tokens)
+        self.limit = min((limit for limit in limits if limit is not None), default=None)
         self.train = self._read(self.request.files.train)
         validation = self.request.files.validation
         self.validation = self._read(validation) if validation else TokenRows()

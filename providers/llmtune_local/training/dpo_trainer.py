@@ -1,7 +1,7 @@
 """Direct Preference Optimization (arXiv:2305.18290): raise the preferred answer's likelihood above the rejected one's.
 
-The loss is that of `pair_loss.py`. The reference is the model that the run starts from. With a fresh adapter that is the
-same model with its adapter switched off, and no second one is in memory. Where there is nothing to switch off (full
+The loss is that of `pair_loss.py`. The reference is the model that the run starts from. With a fresh adapter that is
+the same model with its adapter switched off, and no second one is in memory. Where there is nothing to switch off (full
 tuning, or going on from an adapter) the reference's likelihoods are taken once, before the first step, and kept in the
 run folder: they are two numbers a pair.
 """

@@ -58,9 +58,8 @@ class Answer:
 class InMemoryLoop:
     """A `TrainingLoop` that really learns. It dies at its call number `dies_at`, before or after that has an effect."""
 
-    limits = LoopLimits(losses=frozenset({"cross_entropy", "custom"}))
-
     def __init__(self, service: Service, dies_at: float = float("inf")) -> None:
+        self.limits = LoopLimits(losses=frozenset({"cross_entropy", "custom"}))
         self.service, self.dies_at = service, dies_at
         self.calls = 0.0
         self.steps = StepCounter()

@@ -154,6 +154,7 @@ def test_what_is_declared_of_preferences_is_what_moves_in_the_request(tinker: Ti
 def test_what_does_not_fit_preferences_is_said(tinker: TinkerProvider, tmp_path: Path) -> None:
     receipt = plan(make_job(tmp_path, method="dpo", prompt_loss_weight=0.5), tinker)
     assert receipt["prompt_loss_weight"].support == "not_applicable"
+    assert receipt.data.tokens == plan(make_job(tmp_path, method="dpo"), tinker).data.tokens
     too_much = plan(make_job(tmp_path, method="dpo", label_smoothing=0.7), tinker)
     assert any("label_smoothing" in str(refusal) and "< 0.5" in str(refusal) for refusal in too_much.refusals)
     answers = make_job(tmp_path).model_copy(update={"method": "dpo"})

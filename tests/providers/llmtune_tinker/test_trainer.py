@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmtune.errors import InvalidJob, VendorError
+from llmtune.errors import InvalidData, InvalidJob, VendorError
 from llmtune_local.training.progress import Diverged, Stopped
+from llmtune_tinker.loop import LoopLimits
 from llmtune_tinker.run_folder import LoopFolder
 from llmtune_tinker.trainer import count_training_tokens, load_run_tokenizer, make_loop_row, read_run_rows
 from tests.providers.llmtune_tinker.in_memory import InMemoryLoop, Runs, Service, curves
@@ -134,6 +135,14 @@ def test_a_service_without_files_still_gives_a_model(runs: Runs) -> None:
 def test_early_stopping_without_validation_rows_is_refused_before_the_service_is_asked(runs: Runs) -> None:
     with pytest.raises(InvalidJob, match="early stopping needs validation rows"):
         runs.train("run", runs.request(validation=False, early_stopping_patience=1))
+
+
+def test_a_row_that_is_longer_than_the_service_takes_is_refused_before_it_is_asked(runs: Runs) -> None:
+    def change(loop: InMemoryLoop) -> None:
+        loop.limits = LoopLimits(losses=frozenset({"cross_entropy"}), max_row_tokens=8)
+
+    with pytest.raises(InvalidData, match="limit is 8"):
+        runs.train("run", runs.request(), change=change)
 
 
 def test_a_tokenizer_that_is_not_there_names_the_option(runs: Runs) -> None:
