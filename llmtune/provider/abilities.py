@@ -325,10 +325,11 @@ class SupportsTimeEstimate(Protocol):
 
 @runtime_checkable
 class SupportsCostEstimate(Protocol):
-    """A provider whose bill is not by tokens, and which estimates it itself."""
+    """A provider whose bill is not, or not only, by the tokens of each epoch, and which estimates it itself."""
 
     def estimate_cost(self, receipt: Receipt) -> CostEstimate:
-        """Estimate the cost of a run, by the memory and time in its `receipt`. Sends nothing."""
+        """Estimate the cost of a run, by the estimate from its tokens, the memory and the time in its `receipt`. Sends
+        nothing."""
         ...
 
 
