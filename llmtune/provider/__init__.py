@@ -75,6 +75,7 @@ _HOME = {
     "Files": "llmtune.provider.types",
     "Float": "llmtune.provider.values",
     "FindSpeed": "llmtune.provider.duration",
+    "FindsModels": "llmtune.provider.abilities",
     "Footprint": "llmtune.provider.memory",
     "MemoryPart": "llmtune.provider.memory",
     "FunctionGenerator": "llmtune.provider.chat",
@@ -102,6 +103,7 @@ _HOME = {
     "NotApplicable": "llmtune.provider.declarations",
     "ObjectStore": "llmtune.provider.object_store",
     "Options": "llmtune.provider.types",
+    "JudgePlan": "llmtune.provider.receipt",
     "PanelPlan": "llmtune.provider.receipt",
     "Pausable": "llmtune.provider.abilities",
     "SupportsTokenPreview": "llmtune.provider.abilities",
@@ -237,6 +239,7 @@ __all__ = [
     "FieldReceipt",
     "Files",
     "FindSpeed",
+    "FindsModels",
     "Float",
     "Footprint",
     "FunctionGenerator",
@@ -247,6 +250,7 @@ __all__ = [
     "Inherent",
     "Int",
     "JobRef",
+    "JudgePlan",
     "KeepsDecisionRules",
     "LabelScorer",
     "Lifecycle",
@@ -364,6 +368,7 @@ if TYPE_CHECKING:
     from llmtune.provider.abilities import ExportFormat as ExportFormat
     from llmtune.provider.abilities import Exporting as Exporting
     from llmtune.provider.abilities import ExportsForServers as ExportsForServers
+    from llmtune.provider.abilities import FindsModels as FindsModels
     from llmtune.provider.abilities import HasCatalog as HasCatalog
     from llmtune.provider.abilities import HasLivePrices as HasLivePrices
     from llmtune.provider.abilities import ImportsWeights as ImportsWeights
@@ -483,6 +488,7 @@ if TYPE_CHECKING:
     from llmtune.provider.reading import unix_seconds as unix_seconds
     from llmtune.provider.receipt import DatasetStatus as DatasetStatus
     from llmtune.provider.receipt import FieldReceipt as FieldReceipt
+    from llmtune.provider.receipt import JudgePlan as JudgePlan
     from llmtune.provider.receipt import LifecycleStatus as LifecycleStatus
     from llmtune.provider.receipt import PanelPlan as PanelPlan
     from llmtune.provider.receipt import Receipt as Receipt

@@ -139,6 +139,10 @@ def check_can_run(receipt: Receipt, options: StartOptions, *, listed: str) -> No
             findings=receipt.data.findings,
             hint=f"llmtune data check PATH --provider {receipt.target.kind}",
         )
+    if receipt.judge is not None and receipt.judge.obstacle is not None:
+        raise LlmtuneError(
+            f"evaluation.judge: {receipt.judge.obstacle}", hint="leave the judge out, or make it reachable"
+        )
     check_lossless(receipt.data.lossy, allow=options.allow_lossy_data, listed=listed)
 
 
