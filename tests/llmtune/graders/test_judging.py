@@ -86,7 +86,8 @@ def test_long_material_is_cut_and_says_so() -> None:
 
 
 def test_pictures_are_named_and_not_sent() -> None:
-    parts = [{"type": "text", "text": "See:"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    parts = [{"type": "text", "text": "See:"}, picture]
     calls = [{"id": "1", "type": "function", "function": {"name": "find", "arguments": "{}"}}]
     turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": None, "tool_calls": calls}]
     texts = [turn["text"] for turn in describe_turns(turns)]

@@ -41,7 +41,11 @@ def test_pairs_and_points(tmp_path: Path) -> None:
     ("mode", "row", "sentence"),
     [
         ("pairwise", {"question": "?", "answer_a": "x", "verdict": "a"}, "row 1: answer_b must be a text"),
-        ("pairwise", {"question": "?", "answer_a": "x", "answer_b": "y", "verdict": "c"}, "verdict is a, b or tie, not 'c'"),
+        (
+            "pairwise",
+            {"question": "?", "answer_a": "x", "answer_b": "y", "verdict": "c"},
+            "a, b or tie, not 'c'",
+        ),
         ("pairwise", {"question": "?", "answer_a": "x", "answer_b": "y"}, "verdict is a, b or tie, not None"),
         ("pairwise", {"answer_a": "x", "answer_b": "y", "verdict": "a"}, "give a question, or messages"),
         ("pairwise", {"messages": ["x"], "answer_a": "x", "answer_b": "y", "verdict": "a"}, "give a question"),
