@@ -13,6 +13,8 @@ from llmtune.errors import InvalidJob
 from llmtune.evaluation.judge.labels import choose_labels, read_labels
 from llmtune.evaluation.judge.measure import count_prompt_tokens, price_replies
 from llmtune.graders.judging import LONGEST_ANSWER, write_comparison, write_scoring
+from llmtune.graders.trial import JUDGED_ROWS
+from llmtune.job.graders import list_judges
 from llmtune.job.judge import JudgeModel, JudgePrice, JudgeSpec
 from llmtune.job.spec import TuningJob
 from llmtune.provider.abilities import FindsModels
@@ -33,6 +35,10 @@ ANSWER_LENGTH = 2
 
 #: Tokens of a text of `LONGEST_ANSWER` characters: more of an answer is not shown to a judge.
 _MOST_ANSWER_TOKENS = LONGEST_ANSWER / 2
+
+#: Answers that a trial makes to each row, and the lengths of the right answer that they have together: itself twice, the
+#: one of another row, all of ten rows, and itself twenty times.
+TRIED_KINDS, TRIED_ANSWERS = 7, 33
 
 #: How much longer a text is as JSON.
 _AS_JSON = 1.15
@@ -169,6 +175,42 @@ def plan_judge(job: TuningJob, status: DatasetStatus, receipt: Receipt, find_run
         "cost": add_line(receipt.cost, _price_judge(plan, host.price)) if plan.billed else receipt.cost,
         "warnings": (*receipt.warnings, sending) if sending else receipt.warnings,
     }
+
+
+def plan_grader(job: TuningJob, status: DatasetStatus, receipt: Receipt, find_run: FindRun | None) -> dict[str, Any]:
+    """Return what the judges of a job's grader change in a receipt: their trial here asks them before the job starts.
+
+    Raises as `plan_judge` does.
+    """
+    judges = [] if job.grader is None else list_judges(job.grader)
+    if not judges or not status.rows.get("train"):
+        return {}
+    cost, warnings = receipt.cost, list(receipt.warnings)
+    rows = min(JUDGED_ROWS, status.rows["train"])
+    for judge in judges:
+        host = find_judge(judge, find_run)
+        if host.leaves_machine:
+            warnings.append(
+                f"grader: {rows:,} training rows with answers to them are sent to {judge.model} at {host.location}, to"
+                " try the grader before the job starts"
+            )
+        if host.price != FREE:
+            cost = add_line(cost, _price_trial(judge, host, rows, status))
+    return {"cost": cost, "warnings": tuple(warnings)}
+
+
+def _price_trial(judge: JudgeModel, host: JudgeHost, rows: int, status: DatasetStatus) -> CostLine:
+    name = "trial of the grader"
+    if host.price is None:
+        return CostLine(name=name, unknown=f"the price of {judge.model} is not known (price: in the grader)")
+    replies = rows * TRIED_KINDS
+    frame = count_prompt_tokens(write_scoring(judge.rubric, (), ""))
+    question, answer = status.prompt_tokens or 0.0, status.answer_tokens or 0.0
+    shown = question + TRIED_ANSWERS * answer
+    tokens = round(replies * (frame + _AS_JSON * question) + rows * _AS_JSON * shown)
+    priced = price_replies(host.price, tokens, replies * judge.max_tokens)
+    assert priced is not None
+    return CostLine(name=name, low=priced[0], high=priced[0], formula=f"{name} {priced[1].removesuffix(' USD')}")
 
 
 def _count_replies(job: TuningJob, spec: JudgeSpec, status: DatasetStatus, host: JudgeHost) -> JudgePlan:

@@ -14,7 +14,7 @@ from llmtune import _clock
 from llmtune.errors import InvalidData, InvalidJob, LlmtuneError
 from llmtune.job.spec import TuningJob
 from llmtune.planning.job_cost import estimate_cost
-from llmtune.planning.judge import FindRun, plan_judge
+from llmtune.planning.judge import FindRun, plan_grader, plan_judge
 from llmtune.planning.panel import plan_panel
 from llmtune.planning.rented import suggest_machines
 from llmtune.provider.abilities import (
@@ -111,6 +111,7 @@ def plan(
     if isinstance(backend, SupportsCostEstimate):
         receipt = receipt.model_copy(update={"cost": backend.estimate_cost(receipt)})
     receipt = receipt.model_copy(update=plan_judge(job, status, receipt, find_run))
+    receipt = receipt.model_copy(update=plan_grader(job, status, receipt, find_run))
     if isinstance(backend, SupportsPlanNotes):
         receipt = receipt.model_copy(update={"warnings": (*receipt.warnings, *backend.plan_notes(receipt))})
     if needs_deployment(job, capabilities, status) and not isinstance(backend, SupportsDeploymentCheck):

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
-from typing import TYPE_CHECKING
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
-from llmtune.errors import InvalidJob, LlmtuneError
+from llmtune.config import home
+from llmtune.errors import InvalidJob, LlmtuneError, OverBudget
+from llmtune.graders.judging import LOWEST, JudgePrompt
 from llmtune.planning.judge import JudgeHost, find_judge, find_obstacle
 from llmtune.provider.generation import Generator, Unavailable
 from llmtune.provider.protocol import Provider
@@ -14,7 +20,9 @@ from llmtune.runs.backend import provider_of
 from llmtune.runs.store.store import open_store
 
 if TYPE_CHECKING:
+    from llmtune.evaluation.cache import AnswerCache
     from llmtune.evaluation.judge.measure import JudgeRun, JudgeSource
+    from llmtune.job.graders import JudgeGrader
     from llmtune.job.judge import JudgeModel, JudgeSpec
     from llmtune.metrics.points import NotReported
     from llmtune.runs.store.records import RunRecord
@@ -101,3 +109,137 @@ def get_allowance(record: RunRecord) -> float | None:
         bill = compare_bill(plan, record.billed, record.resolved.get("epochs"))
         others += bill.difference or 0.0
     return record.budget - others
+
+
+# --- graders ---------------------------------------------------------------------------------------------------------
+@dataclass
+class ReplyCount:
+    """Replies of judges, their tokens, and what these cost in USD (None where a price is not known)."""
+
+    replies: int = 0
+    stored: int = 0
+    """Of these, replies that were stored and not asked again; their tokens are not counted."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    amount: float | None = 0.0
+
+    def describe(self) -> str:
+        """Describe them: "70 replies (12 stored), 9,000 tokens asked, 700 replied, 0.0041 USD"."""
+        cost = "a price that is not known" if self.amount is None else f"{self.amount:,.4f} USD"
+        stored = f" ({self.stored:,} stored)" if self.stored else ""
+        tokens = f"{self.prompt_tokens:,} tokens asked, {self.completion_tokens:,} replied"
+        return f"{self.replies:,} replies{stored}, {tokens}, {cost}"
+
+
+@dataclass
+class CountingJudge:
+    """Counts what graders would ask of their judges, and sends nothing; each reply is counted at its longest."""
+
+    total: ReplyCount = field(default_factory=ReplyCount)
+    hosts: dict[str, JudgeHost] = field(default_factory=dict)
+    """The judges by their models."""
+
+    def ask(self, judge: JudgeGrader, prompt: JudgePrompt) -> str:
+        """Count one question."""
+        from llmtune.evaluation.judge.measure import count_prompt_tokens
+
+        if judge.model not in self.hosts:
+            self.hosts[judge.model] = find_judge(judge, find_run)
+        self._add(judge, count_prompt_tokens(prompt))
+        return json.dumps({"id": prompt.id, "score": LOWEST})
+
+    def _add(self, judge: JudgeGrader, prompt_tokens: int) -> None:
+        from llmtune.evaluation.judge.measure import price_replies
+
+        priced = price_replies(self.hosts[judge.model].price, prompt_tokens, judge.max_tokens)
+        self.total.replies += 1
+        self.total.prompt_tokens += prompt_tokens
+        self.total.completion_tokens += judge.max_tokens
+        if priced is None:
+            self.total.amount = None
+        elif self.total.amount is not None:
+            self.total.amount += priced[0]
+
+
+class GraderJudge:
+    """Asks the judges of graders, stores their replies, and keeps to a budget. Use as a context manager.
+
+    `budget` are the USD that they may cost; None is any amount.
+    """
+
+    def __init__(self, budget: float | None = None) -> None:
+        self._budget = budget
+        self._exit = ExitStack()
+        self._opened: dict[tuple[str, str | None], tuple[Generator, JudgeSource]] = {}
+        self._cache: AnswerCache | None = None
+        self.total = ReplyCount()
+
+    def __enter__(self) -> Self:
+        from llmtune.evaluation.cache import FileCache
+
+        self._cache = FileCache(home() / "answers" / "judges")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exit.close()
+
+    def ask(self, judge: JudgeGrader, prompt: JudgePrompt) -> str:
+        """Return the reply of a judge, a stored one where there is one.
+
+        Raises:
+            OverBudget: the next reply may cost more than is left of the budget.
+            VendorError: the judge's backend refuses, or stays unavailable (`TransientError`).
+        """
+        from llmtune._retry import RetryPolicy
+        from llmtune.evaluation.cache import answer_key
+        from llmtune.evaluation.inference import generate_answers
+        from llmtune.evaluation.judge.measure import build_request, count_prompt_tokens, price_replies
+
+        generator, source = self._open(judge)
+        request = build_request(prompt, judge)
+        assert self._cache is not None
+        if self._cache.get(answer_key(source.identity, "text", request)) is None:
+            most = price_replies(source.price, count_prompt_tokens(prompt), judge.max_tokens)
+            spent = self.total.amount or 0.0
+            if self._budget is not None and most is not None and spent + most[0] > self._budget + 1e-9:
+                raise OverBudget(
+                    f"the judge {judge.model} has cost {spent:,.4f} USD, and its next reply may exceed the budget of"
+                    f" {self._budget:,.2f} USD",
+                    hint="raise the budget; what was replied is stored, and is not asked again",
+                )
+        answer = generate_answers(
+            generator,
+            [request],
+            model=source.identity,
+            cache=self._cache,
+            patience=RetryPolicy(),
+            progress=lambda done, total: None,
+        )[0]
+        generation = answer.generation
+        assert generation is not None  # a refusal of the only row is raised
+        self.total.replies += 1
+        if answer.cached:
+            self.total.stored += 1
+            return generation.text
+        counted = generation.prompt_tokens, generation.completion_tokens
+        into, out = (count_prompt_tokens(prompt), judge.max_tokens) if None in counted else counted
+        priced = price_replies(source.price, into or 0, out or 0)
+        self.total.prompt_tokens += into or 0
+        self.total.completion_tokens += out or 0
+        if priced is None:
+            self.total.amount = None
+        elif self.total.amount is not None:
+            self.total.amount += priced[0]
+        return generation.text
+
+    def _open(self, judge: JudgeGrader) -> tuple[Generator, JudgeSource]:
+        key = (judge.model, judge.served_model)
+        if key not in self._opened:
+            source = open_source(judge)
+            if isinstance(source.generator, Unavailable):
+                raise LlmtuneError(f"the judge {judge.model} cannot be asked: {source.generator.reason}")
+            self._opened[key] = self._exit.enter_context(source.generator), source
+        return self._opened[key]
