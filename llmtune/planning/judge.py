@@ -36,7 +36,7 @@ ANSWER_LENGTH = 2
 #: Tokens of a text of `LONGEST_ANSWER` characters: more of an answer is not shown to a judge.
 _MOST_ANSWER_TOKENS = LONGEST_ANSWER / 2
 
-#: Answers that a trial makes to each row, and the lengths of the right answer that they have together: itself twice, the
+#: Answers that a trial makes to each row, and how many right answers these are long together: itself twice, the
 #: one of another row, all of ten rows, and itself twenty times.
 TRIED_KINDS, TRIED_ANSWERS = 7, 33
 

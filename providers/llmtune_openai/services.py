@@ -30,7 +30,7 @@ from llmtune.provider import (
 from llmtune.provider import catalog as catalogs
 from llmtune_openai import declarations
 from llmtune_openai.automatic_epochs import bound_automatic_epochs
-from llmtune_openai.graders import GRADER
+from llmtune_openai.graders import declare_grader
 
 #: Lists are asked for this long after an unclear submit: they are said to lag, by how much is not published.
 SEARCHABLE = SubmitSafety(kind="searchable", window=60.0)
@@ -121,6 +121,7 @@ class Service:
         limits = replace(
             self.limits.get(target.method, self.limits["sft"]), max_tokens_per_row=entry.max_tokens_per_row
         )
+        is_reinforced = self.reinforcement is not None and "method" not in self.left_out
         return Capabilities(
             parameters=declared,
             family=entry.family,
@@ -130,7 +131,7 @@ class Service:
             abilities=self.abilities,
             methods=_methods_of(entry, self.methods),
             adapters=self.adapters,
-            grader=GRADER if self.reinforcement is not None and "method" not in self.left_out else None,
+            grader=declare_grader(self.kind) if is_reinforced else None,
             concurrency=self.concurrency,
             concurrency_source=self.concurrency_source,
             epochs_if_unset=self.epochs_if_unset(target) if self.epochs_if_unset is not None else None,
