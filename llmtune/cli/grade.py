@@ -47,7 +47,7 @@ def grade(
     5 if not.
     """
     from llmtune.cli.output import out, print_json
-    from llmtune.errors import EXIT_NOT_PASSED
+    from llmtune.errors import EXIT_NOT_PASSED, InvalidJob
     from llmtune.graders.rows import read_answers, read_rows
     from llmtune.graders.trial import try_grader
     from llmtune.job.graders import list_judges, load_grader
@@ -55,6 +55,9 @@ def grade(
     loaded = load_grader(grader)
     read = read_rows(rows)
     samples = None if answers is None else read_answers(answers, len(read))
+    if not list_judges(loaded) and (budget is not None or yes):
+        option = "--yes" if budget is None else "--budget"
+        raise InvalidJob(f"only a judge costs money, and the grader is of kind {loaded.kind}", where=option)
     total: ReplyCount | None = None
     if list_judges(loaded):
         from llmtune.runs.judge import CountingJudge, GraderJudge

@@ -38,7 +38,7 @@ class JudgeCost(DocumentedModel):
 
 
 class JudgeAgreement(DocumentedModel):
-    """How far the judge agrees with humans: the share of equal verdicts, and Cohen's kappa.
+    """How far the judge agrees with humans: `agreement` is the share of equal verdicts, `kappa` Cohen's.
 
     `rows` labelled answers were judged, `unreadable` of them without a verdict that could be read. Of points, kappa is
     weighted by squared distances.
@@ -56,7 +56,7 @@ class JudgeAgreement(DocumentedModel):
 
 
 class JudgedRow(DocumentedModel):
-    """A row as it was judged: what was asked, both answers, what came of it, and the judge's reasons.
+    """A row as it was judged: its `prompt`, the answers of `base` and `tuned` model, and the judge's `reasons`.
 
     `row` is its number among the evaluated rows, from 1.
     """
@@ -74,7 +74,8 @@ class JudgedRow(DocumentedModel):
 class JudgeResult(DocumentedModel):
     """What a judge said of answers to test rows, by a rubric.
 
-    `model` is the judge, `location` where it was asked. Of `evaluated` rows `rows` were chosen to be judged.
+    `model` is the judge, `location` where it was asked, `mode` how: "pairwise" or "score". Of `evaluated` rows `rows`
+    were chosen to be judged. `agreement` is that with people, `cost` what the replies took.
     """
 
     model: str
@@ -99,6 +100,8 @@ class JudgeResult(DocumentedModel):
     """Pairwise: rows in which the tuned model's answer is better, in both orders."""
 
     losses: int = 0
+    """Pairwise: rows in which the base model's answer is better, in both orders."""
+
     ties: int = 0
     """Rows with a tie: by the judge's word, because the order turned the verdict, or because both answers are one."""
 
