@@ -128,9 +128,9 @@ class JudgePlan(FrozenModel):
 
     `model` is the judge as the job names it, `location` where it is asked; `leaves_machine` says whether the judged
     rows are sent there from this machine, and `billed` whether its replies cost money, as far as is known. `mode` is
-    "pairwise" or "score". `rows` test
-    rows and `labels` labelled answers are judged by `replies` at most. `prompt_tokens` is an estimate over all of them,
-    `reply_tokens` the most that they may have; None where the dataset could not be read.
+    "pairwise" or "score"; `rows` test rows and `labels` labelled answers are judged by `replies` at most.
+    `prompt_tokens` is an estimate over all of them, `reply_tokens` the most that they may have; None where the dataset
+    could not be read.
     """
 
     model: str
