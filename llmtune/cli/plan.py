@@ -353,6 +353,12 @@ class _ReceiptPrinter:
         if (panel := self._receipt.panel) is not None:
             text = f"{panel.questions:,} questions of {panel.name!r} are asked of base and tuned model"
             self._print_line("panel", f"{text}, about {panel.prompt_tokens:,} tokens a model")
+        if (judge := self._receipt.judge) is not None:
+            about = "" if judge.prompt_tokens is None else f", about {judge.prompt_tokens:,} tokens"
+            text = f"{judge.model} is asked for {judge.replies:,} verdicts ({judge.mode}){about}"
+            self._print_line("judge", text)
+            if judge.obstacle is not None:
+                self._print_line("", judge.obstacle, "red")
         if data.errors or data.warnings:
             from llmtune.report.format import count as amount
 

@@ -10,7 +10,7 @@ from llmtune.data.checks.privacy import scan
 from llmtune.data.example import Example
 from llmtune.data.formats.chat import write_messages
 from llmtune.errors import InvalidJob, LlmtuneError
-from llmtune.graders.scoring import Answer, GraderProcess, make_right_answer
+from llmtune.graders.scoring import Answer, AsksJudge, GraderProcess, make_right_answer
 from llmtune.graders.source import needs_last_turn
 from llmtune.graders.trial import try_grader
 from llmtune.job.graders import Grader, PythonGrader, list_parts, make_grader
@@ -25,13 +25,13 @@ def make_row(grader: Grader, example: Example) -> dict[str, Any]:
     return {"messages": write_messages(turns), **(example.extra or {})}
 
 
-def check_grader(grader: Grader, examples: Sequence[Example]) -> list[str]:
-    """Try the grader on training rows, and return its warnings, a sentence each.
+def check_grader(grader: Grader, examples: Sequence[Example], judge: AsksJudge | None = None) -> list[str]:
+    """Try the grader on training rows, and return its warnings, a sentence each. `judge` asks those of kind judge.
 
     Raises:
         InvalidJob: a job would learn the wrong thing from it.
     """
-    trial = try_grader(grader, [make_row(grader, example) for example in examples])
+    trial = try_grader(grader, [make_row(grader, example) for example in examples], judge=judge)
     if not trial.fit:
         errors = [finding for finding in trial.findings if finding.is_error]
         raise InvalidJob(

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from llmtune.errors import InvalidData, InvalidJob, MissingExtra
+from llmtune.errors import InvalidData, InvalidJob, MissingExtra, TransientError, VendorError
 from llmtune.graders.http_endpoint import HttpEndpoint
+from llmtune.graders.judging import HIGHEST, LOWEST, JudgePrompt, read_score, write_scoring
 from llmtune.graders.python_process import PythonProcess
 from llmtune.job.graders import (
     AnswerPart,
     Grader,
     HttpGrader,
+    JudgeGrader,
     LambdaGrader,
     MatchGrader,
     PythonGrader,
@@ -65,6 +67,8 @@ class Score:
 
 def get_range(grader: Grader) -> tuple[float, float]:
     """Return the lowest and the highest score that a grader may give."""
+    if isinstance(grader, JudgeGrader):
+        return float(LOWEST), float(HIGHEST)
     if isinstance(grader, PythonGrader | HttpGrader | LambdaGrader):
         return grader.lowest, grader.highest
     return 0.0, 1.0
@@ -149,15 +153,41 @@ def open_function(grader: LambdaGrader) -> AbstractContextManager[Function]:
     )
 
 
+class AsksJudge(Protocol):
+    """Whoever can ask the model of a judge."""
+
+    def ask(self, judge: JudgeGrader, prompt: JudgePrompt) -> str:
+        """Return the model's reply. Raises `VendorError` where it refuses, `OverBudget` where it costs too much."""
+        ...
+
+
+def read_question(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the turns of a row up to the one that is answered, as a judge is shown them."""
+    turns = [turn for turn in row.get("messages") or () if isinstance(turn, Mapping)]
+    while turns and turns[-1].get("role") == "assistant":
+        turns.pop()
+    if turns:
+        return turns
+    text = next((row[name] for name in ("prompt", "question", "problem", "input") if row.get(name)), "")
+    return [{"role": "user", "content": to_text(text)}]
+
+
+#: HTTP statuses of refusals that concern the account or the model, not one answer.
+_NOT_OF_A_ROW = (401, 403, 404)
+
+
 class GraderProcess:
     """An open grader. Use as a context manager: a Python grader has a process of its own.
+
+    `judge` asks the models of graders of kind judge; without it these give no score.
 
     Raises `InvalidJob` where a Python grader cannot be run, `MissingExtra` where a library is not installed,
     `MissingCredentials` where an endpoint's key is not set.
     """
 
-    def __init__(self, grader: Grader) -> None:
+    def __init__(self, grader: Grader, judge: AsksJudge | None = None) -> None:
         self.grader = grader
+        self._judge = judge
         self._exit = ExitStack()
         self._process: PythonProcess | None = None
         self._function: Function | None = None
@@ -175,7 +205,10 @@ class GraderProcess:
         elif isinstance(grader, LambdaGrader):
             self._function = self._exit.enter_context(open_function(grader))
         elif isinstance(grader, WeightedGrader):
-            self._parts = [(part.weight, self._exit.enter_context(GraderProcess(part.grader))) for part in grader.parts]
+            self._parts = [
+                (part.weight, self._exit.enter_context(GraderProcess(part.grader, self._judge)))
+                for part in grader.parts
+            ]
         elif isinstance(grader, SchemaGrader):
             self._validator = _open_schema(grader.json_schema)
         elif isinstance(grader, RegexGrader):
@@ -206,22 +239,33 @@ class GraderProcess:
             return Score(get_range(grader)[0])
         if isinstance(grader, PythonGrader | HttpGrader | LambdaGrader):
             return self._call(grader, row, text, answer)
+        if isinstance(grader, JudgeGrader):
+            return self._ask_judge(grader, row, text)
         if isinstance(grader, RegexGrader):
             if self._pattern is not None and not _ends(self._pattern, text):
                 return Score(None, f"its pattern takes longer than {REGEX_SECONDS:g} s")
             return Score(float(re.search(grader.pattern, text) is not None))
         if isinstance(grader, SchemaGrader):
             return _validate(self._validator, text)
-        reference = find_reference(grader, row)
-        if reference is None:
-            return Score(None, f"the row has no {_name_reference(grader)}")
-        if isinstance(grader, ToolCallGrader):
-            return Score(_compare_calls(read_tool_calls(reference), answer.tool_calls, names_only=grader.names_only))
-        if isinstance(grader, SimilarityGrader):
-            score = METRICS[grader.metric].score
-            assert score is not None
-            return _score_text(score, to_text(reference), text)
-        return _match(grader, reference, text)
+        return _compare_with_reference(grader, row, text, answer)
+
+    def _ask_judge(self, grader: JudgeGrader, row: Mapping[str, Any], text: str) -> Score:
+        """Return the points of a judge; none for a reply that is not the form that was asked for."""
+        if self._judge is None:
+            return Score(None, "nobody was given to ask its judge (llmtune grade asks it)")
+        reference = find_reference(grader, row) if grader.reference is not None else None
+        shown = None if reference is None else to_text(reference)
+        prompt = write_scoring(grader.rubric, read_question(row), text, shown)
+        try:
+            reply = self._judge.ask(grader, prompt)
+        except VendorError as error:
+            if isinstance(error, TransientError) or error.status in _NOT_OF_A_ROW:
+                raise
+            return Score(None, f"its judge refused: {error.message}")
+        points = read_score(reply, prompt.id)
+        if points is None:
+            return Score(None, "its judge's reply is not the form that was asked for")
+        return Score(float(points[0]))
 
     def _call(
         self, grader: PythonGrader | HttpGrader | LambdaGrader, row: Mapping[str, Any], text: str, answer: Answer
@@ -246,6 +290,22 @@ class GraderProcess:
             total += weight * (score.value - lowest) / (highest - lowest)
             weights += weight
         return Score(total / weights)
+
+
+def _compare_with_reference(
+    grader: MatchGrader | SimilarityGrader | ToolCallGrader, row: Mapping[str, Any], text: str, answer: Answer
+) -> Score:
+    """Return what a grader pays that compares an answer with the row's reference."""
+    reference = find_reference(grader, row)
+    if reference is None:
+        return Score(None, f"the row has no {_name_reference(grader)}")
+    if isinstance(grader, ToolCallGrader):
+        return Score(_compare_calls(read_tool_calls(reference), answer.tool_calls, names_only=grader.names_only))
+    if isinstance(grader, SimilarityGrader):
+        score = METRICS[grader.metric].score
+        assert score is not None
+        return _score_text(score, to_text(reference), text)
+    return _match(grader, reference, text)
 
 
 def _ends(process: PythonProcess, text: str) -> bool:

@@ -21,6 +21,7 @@ from pydantic import Field
 from llmtune.errors import InvalidJob, UnknownName
 from llmtune.job.base import StrictModel
 from llmtune.job.files import locate_faults, read_mapping, read_text
+from llmtune.job.judge import JudgeModel
 from llmtune.metrics.registry import list_names
 
 #: Graders inside graders, at most: a `weighted` one may hold another.
@@ -233,6 +234,19 @@ class LambdaGrader(_Called):
     """The longest that one call may take, in seconds."""
 
 
+class JudgeGrader(JudgeModel, _Spec):
+    """Pays the 1 to 5 points that another model gives an answer, by a rubric."""
+
+    kind: Literal["judge"]
+    """Which grader it is."""
+
+    reference: str | None = None
+    """The row's field with a right answer, which the judge is shown; by default it is shown none."""
+
+    right_answer: str = "{reference}"
+    """How a right answer may look, for the trial."""
+
+
 class WeightedPart(StrictModel):
     """One of several graders, and how much it counts."""
 
@@ -263,6 +277,7 @@ Grader = Annotated[
     | PythonGrader
     | HttpGrader
     | LambdaGrader
+    | JudgeGrader
     | WeightedGrader,
     Field(discriminator="kind"),
 ]
@@ -313,6 +328,11 @@ def list_parts(grader: Grader) -> list[Grader]:
     if isinstance(grader, WeightedGrader):
         return [inner for part in grader.parts for inner in list_parts(part.grader)]
     return [grader]
+
+
+def list_judges(grader: Grader) -> list[JudgeGrader]:
+    """Return the parts of a grader for which a model is asked."""
+    return [part for part in list_parts(grader) if isinstance(part, JudgeGrader)]
 
 
 def find_reference_field(grader: Grader) -> str | None:

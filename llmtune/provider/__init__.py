@@ -76,6 +76,7 @@ _HOME = {
     "Files": "llmtune.provider.types",
     "Float": "llmtune.provider.values",
     "FindSpeed": "llmtune.provider.duration",
+    "FindsModels": "llmtune.provider.abilities",
     "Footprint": "llmtune.provider.memory",
     "MemoryPart": "llmtune.provider.memory",
     "FunctionGenerator": "llmtune.provider.chat",
@@ -103,6 +104,7 @@ _HOME = {
     "NotApplicable": "llmtune.provider.declarations",
     "ObjectStore": "llmtune.provider.object_store",
     "Options": "llmtune.provider.types",
+    "JudgePlan": "llmtune.provider.receipt",
     "PanelPlan": "llmtune.provider.receipt",
     "Pausable": "llmtune.provider.abilities",
     "SupportsTokenPreview": "llmtune.provider.abilities",
@@ -238,6 +240,7 @@ __all__ = [
     "FieldReceipt",
     "Files",
     "FindSpeed",
+    "FindsModels",
     "Float",
     "Footprint",
     "FunctionGenerator",
@@ -248,6 +251,7 @@ __all__ = [
     "Inherent",
     "Int",
     "JobRef",
+    "JudgePlan",
     "KeepsDecisionRules",
     "LabelScorer",
     "Lifecycle",
@@ -366,6 +370,7 @@ if TYPE_CHECKING:
     from llmtune.provider.abilities import ExportFormat as ExportFormat
     from llmtune.provider.abilities import Exporting as Exporting
     from llmtune.provider.abilities import ExportsForServers as ExportsForServers
+    from llmtune.provider.abilities import FindsModels as FindsModels
     from llmtune.provider.abilities import HasCatalog as HasCatalog
     from llmtune.provider.abilities import HasLivePrices as HasLivePrices
     from llmtune.provider.abilities import ImportsWeights as ImportsWeights
@@ -486,6 +491,7 @@ if TYPE_CHECKING:
     from llmtune.provider.reading import unix_seconds as unix_seconds
     from llmtune.provider.receipt import DatasetStatus as DatasetStatus
     from llmtune.provider.receipt import FieldReceipt as FieldReceipt
+    from llmtune.provider.receipt import JudgePlan as JudgePlan
     from llmtune.provider.receipt import LifecycleStatus as LifecycleStatus
     from llmtune.provider.receipt import PanelPlan as PanelPlan
     from llmtune.provider.receipt import Receipt as Receipt

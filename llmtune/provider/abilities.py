@@ -437,6 +437,16 @@ class ModelSuggestion(DocumentedModel):
 
 
 @runtime_checkable
+class FindsModels(Protocol):
+    """A provider whose models are asked by other names than those that jobs train: deployments, say."""
+
+    def find_model(self, name: str) -> ModelRef | Unavailable:
+        """Return what is called `name` in the account as a reference for `generator`, or why it cannot be asked. Sends
+        nothing."""
+        ...
+
+
+@runtime_checkable
 class SuggestsModels(Protocol):
     """A provider that knows which base models are on this machine, and which it could train on given rows."""
 

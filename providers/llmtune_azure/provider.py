@@ -200,6 +200,10 @@ class AzureProvider(OpenAIProvider):
             return core.Unavailable(f"{ref.id} answers on Azure only while it is deployed")
         return super().generator(ref)
 
+    def find_model(self, name: str) -> core.ModelRef | core.Unavailable:
+        """Return the standing deployment of that name: models answer on Azure through deployments alone."""
+        return core.ModelRef(id=name, tuned=False, data={"deployment": name})
+
     def base_model(self, receipt: core.Receipt) -> core.ModelRef | core.Unavailable:
         """Return the deployment named in the settings, if there is one."""
         name = self.settings.base_deployment

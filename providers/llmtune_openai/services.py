@@ -30,7 +30,7 @@ from llmtune.provider import (
 from llmtune.provider import catalog as catalogs
 from llmtune_openai import declarations
 from llmtune_openai.automatic_epochs import bound_automatic_epochs
-from llmtune_openai.graders import GRADER
+from llmtune_openai.graders import declare_grader
 
 #: Lists are asked for this long after an unclear submit: they are said to lag, by how much is not published.
 SEARCHABLE = SubmitSafety(kind="searchable", window=60.0)
@@ -148,7 +148,7 @@ class Service:
         is_sent = "method" not in self.left_out or "reinforcement" in self.methods_sent
         if self.reinforcement is None or not is_sent:
             return None
-        return GRADER if self.make_grader is None else self.make_grader(target)
+        return declare_grader(self.kind) if self.make_grader is None else self.make_grader(target)
 
     def _notes(self, target: Target) -> Iterator[str]:
         """Yield what of a job is not sent because of `left_out`, where no field of the receipt says so."""
