@@ -637,7 +637,7 @@ class Trainer:
         """Return the validation figure that is to rise where the loss is to fall."""
         return values.get("validation/token_accuracy")
 
-    def _check_early_stopping(self, loss: float, accuracy: float | None, patience: int, allowed: bool) -> None:
+    def _check_early_stopping(self, loss: float, accuracy: float | None, patience: int, allowed: bool = True) -> None:
         """Keep the weights of the best loss, where the step is `allowed`; stop after `patience` evaluations without
         improvement."""
         recipe, progress = self.recipe, self.progress
