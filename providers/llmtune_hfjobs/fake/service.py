@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -261,7 +262,7 @@ class FakeHfJobs(FakeVendor):
             **{name: value for name, value in job.body.items() if name != "secrets"},
             "secrets": list(job.body.get("secrets", {})),
             "status": {"stage": stage, "message": job.data["message"]},
-            "durations": {"schedulingSecs": 0, "runningSecs": int(running), "totalSecs": int(running)},
+            "durations": {"schedulingSecs": 0, "runningSecs": math.ceil(running), "totalSecs": math.ceil(running)},
             "owner": {"id": "1", "name": "acme", "type": "user"},
         }
 
