@@ -175,7 +175,8 @@ def test_a_plan_says_that_it_will_be_refused(provider: str, rows_file: Callable[
             "provider_options": {provider: {"panel_margin": 0.1}},
         }
     )
-    assert any("refused: it chooses the step that is kept" in note for note in plan(job, provider).warnings)
+    warnings = plan(job, provider).warnings
+    assert any("refused: panel_margin: it chooses the step that is kept" in note for note in warnings), warnings
 
 
 def test_a_model_whose_figure_is_no_number_is_refused_before_it_is_trained(
