@@ -345,7 +345,10 @@ class Client:
             link = response.links.get("next", {}).get("url")
             if not link:
                 return
-            address = urljoin(self._url + path, link)
+            try:
+                address = urljoin(self._url + path, link)
+            except ValueError:
+                raise VendorError(f"GET {path.partition('?')[0]}: the address of the next page is none") from None
             check_vendor_url(address, base=self._url, hosts=())
             if not address.startswith(f"{self._url}/"):
                 raise VendorError(f"GET {path.partition('?')[0]}: the next page is at another address")

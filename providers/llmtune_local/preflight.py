@@ -43,6 +43,22 @@ def adapter_notes(receipt: Receipt) -> Sequence[str]:
     return planned.notes if planned is not None else ()
 
 
+def margin_notes(receipt: Receipt) -> Sequence[str]:
+    """Return why a run with this `panel_margin` will be refused; empty where it will not, or none is set."""
+    from llmtune_local.training.panel_check import check_margin
+
+    try:
+        check_margin(
+            receipt.target.options.get("panel_margin"),
+            method=receipt.target.method,
+            has_validation=bool(receipt.data.rows.get("validation")),
+            patience=receipt.effective("early_stopping_patience"),
+        )
+    except LlmtuneError as problem:
+        return (f"the run will be refused: {problem.message} ({problem.hint})",)
+    return ()
+
+
 def check_rows(data: Dataset, receipt: Receipt) -> None:
     """Render every row with the model's own template.
 
@@ -82,9 +98,9 @@ def check_request(body: dict[str, Any]) -> None:
     from llmtune_local.models.memory_estimate import check_memory
     from llmtune_local.models.peft_adapter import planned_targets
     from llmtune_local.models.quantization import check_adapter
+    from llmtune_local.training import panel_check
     from llmtune_local.training.distributed import check_worker_group
     from llmtune_local.training.optimizer import check_optimizer
-    from llmtune_local.training.panel_check import check_margin
 
     load_config(body["model"], body.get("revision"), body["method"])
     device = resolve_device(body["options"].get("device", "auto"))
@@ -92,7 +108,7 @@ def check_request(body: dict[str, Any]) -> None:
     check_adapter(body["adapter"], device, body["model"], quantization=run.options.quantization)
     check_optimizer(run.hyperparameters, run.options.optimizer_arguments)
     check_worker_group(run.options, device)
-    check_margin(run)
+    panel_check.check_request(run)
     if run.method != "classification":
         recipe = run.hyperparameters
         targets, dropout = recipe.lora_target_modules, recipe.lora_dropout

@@ -146,7 +146,7 @@ class Trainer:
             raise InvalidJob("max_sequence_length must be at least 2", where="hyperparameters.max_sequence_length")
         self.train = self._read_rows(request.files.train)
         self.validation = self._read_rows(request.files.validation) if request.files.validation else TokenRows()
-        panel_check.check_margin(request)
+        panel_check.check_request(request)
         if options.panel_margin is not None:
             template_options = options.template_options
             self.panel = panel_check.read_panel(self.tokenizer, limit=self.limit, template_options=template_options)
@@ -271,7 +271,7 @@ class Trainer:
     def _make_validation_batches(self) -> Any:
         return self._make_batches(self.validation)
 
-    def _make_batches(self, validation: TokenRows) -> Any:
+    def _make_batches(self, token_rows: TokenRows) -> Any:
         """Cut rows that are only read into micro-batches; those of many rows are not held from one validation to the
         next."""
 
@@ -285,8 +285,8 @@ class Trainer:
                 pad=self.tokenizer.pad_token_id or 0,
             ).batches
 
-        parts = packing.BatchesInParts(validation.rows, make, _VALIDATED_AT_ONCE)
-        return list(parts) if len(validation) <= _VALIDATED_AT_ONCE else parts
+        parts = packing.BatchesInParts(token_rows.rows, make, _VALIDATED_AT_ONCE)
+        return list(parts) if len(token_rows) <= _VALIDATED_AT_ONCE else parts
 
     def _choose_samples(self) -> SampleAnswers | None:
         """Choose the validation rows that are answered while training; None where there are none to be answered."""
@@ -569,7 +569,9 @@ class Trainer:
         self.status_writer.points(progress.step, progress.step / self.per_epoch, values)
         self.status_writer.update(eta_seconds=self._seconds_left())
         if self.recipe.early_stopping_patience is not None:
-            allowed = self._is_within_margin(values)
+            margin, report = self.request.options.panel_margin, self.status_writer.event
+            measured = values.get(panel_check.SERIES, math.nan)
+            allowed = margin is None or panel_check.is_within_margin(measured, margin, progress, report)
             self._check_early_stopping(loss, self._accuracy(values), self.recipe.early_stopping_patience, allowed)
 
     def _record_samples(self) -> None:
@@ -616,28 +618,11 @@ class Trainer:
             tokens += int(sums.tokens)
         return nll / tokens, correct / tokens
 
-    def _is_within_margin(self, values: dict[str, float]) -> bool:
-        """Return whether this step has lost no more on the panel than `panel_margin`; report the first that has."""
-        margin, progress, measured = self.request.options.panel_margin, self.progress, values.get(panel_check.SERIES)
-        if margin is None or measured is None or progress.base_panel is None:
-            return True
-        loss = progress.base_panel - measured
-        if loss <= margin:  # false where it is no number
-            return True
-        if not progress.over_margin:
-            self.status_writer.event(
-                f"step {progress.step:,} is not kept: the log-likelihood on the panel has fallen by {loss:.3g} nats per"
-                f" token, and panel_margin is {margin:g}",
-                "warning",
-            )
-        progress.over_margin += 1
-        return False
-
     def _accuracy(self, values: dict[str, float]) -> float | None:
         """Return the validation figure that is to rise where the loss is to fall."""
         return values.get("validation/token_accuracy")
 
-    def _check_early_stopping(self, loss: float, accuracy: float | None, patience: int, allowed: bool) -> None:
+    def _check_early_stopping(self, loss: float, accuracy: float | None, patience: int, allowed: bool = True) -> None:
         """Keep the weights of the best loss, where the step is `allowed`; stop after `patience` evaluations without
         improvement."""
         recipe, progress = self.recipe, self.progress

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from llmtune.errors import InvalidJob
+from llmtune.errors import InvalidData, InvalidJob
 from llmtune.evaluation.panel.questions import load_panel
-from llmtune_local.run_state.schema import RunRequest
+from llmtune.job.spec import TuningJob
+from llmtune.runs.plans import plan
 from llmtune_local.run_state.status_writer import StatusWriter
 from llmtune_local.training import panel_check
 from llmtune_local.training.panel_check import SERIES, check_margin
@@ -131,26 +133,55 @@ def test_the_figure_is_the_mean_over_the_tokens_of_the_reference_answers(train: 
     assert sum(any(answer in text for text in read) for answer in answers) > len(answers) / 3
 
 
-def test_it_says_what_it_needs(tmp_path: Path) -> None:
-    def check(method: str = "sft", validation: str | None = "v", patience: int | None = 2) -> None:
-        check_margin(
-            RunRequest.model_validate(
-                {
-                    "model": "tiny",
-                    "method": method,
-                    "files": {"train": "t", "validation": validation},
-                    "hyperparameters": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-3}
-                    | {"early_stopping_patience": patience},
-                    "options": {"panel_margin": 0.1},
-                }
-            )
-        )
+NEEDS = [
+    ({"method": "dpo"}, "panel_margin: it is for method sft, and the method is dpo"),
+    ({"has_validation": False}, "there are no validation rows"),
+    ({"patience": None}, "without early stopping that is the last one"),
+]
 
-    check()
-    for case, sentence in (
-        ({"method": "dpo"}, "panel_margin: it is for method sft, and the method is dpo"),
-        ({"validation": None}, "there are no validation rows"),
-        ({"patience": None}, "without early stopping that is the last one"),
-    ):
-        with pytest.raises(InvalidJob, match=sentence):
-            check(**case)  # type: ignore[arg-type]
+
+@pytest.mark.parametrize(("changed", "sentence"), NEEDS)
+def test_it_says_what_it_needs(changed: dict[str, Any], sentence: str) -> None:
+    fitting: dict[str, Any] = {"method": "sft", "has_validation": True, "patience": 2}
+    check_margin(0.1, **fitting)
+    check_margin(None, **fitting | changed)
+    with pytest.raises(InvalidJob, match=sentence):
+        check_margin(0.1, **fitting | changed)
+
+
+@pytest.mark.parametrize("provider", ["local", "hfjobs"])
+def test_a_plan_says_that_it_will_be_refused(provider: str, rows_file: Callable[..., Path]) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "team"}]}
+        for text in [
+            "the printer jams",
+            "my card was charged twice",
+            "where is the parcel",
+            "how do I reset it",
+            "close my account",
+            "it arrived broken",
+            "the invoice lacks a date",
+            "which size fits",
+            "can I pay later",
+            "the app crashes",
+        ]
+    ]
+    job = TuningJob.model_validate(
+        {
+            "name": "a",
+            "dataset": str(rows_file(rows)),
+            "model": "tiny",
+            "hyperparameters": {"epochs": 1},
+            "provider_options": {provider: {"panel_margin": 0.1}},
+        }
+    )
+    warnings = plan(job, provider).warnings
+    assert any("refused: panel_margin: it chooses the step that is kept" in note for note in warnings), warnings
+
+
+def test_a_model_whose_figure_is_no_number_is_refused_before_it_is_trained(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget(monkeypatch, [math.nan])
+    with pytest.raises(InvalidData, match="is no number before training begins"):
+        train(options(0.3), **STEPS)
