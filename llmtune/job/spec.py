@@ -313,6 +313,10 @@ class DatasetSpec(StrictModel):
         return self.model_copy(update=moved)
 
 
+#: How `EvaluationSpec.panel` begins where it names a task of lm-evaluation-harness.
+HARNESS = "lm-eval:"
+
+
 class AbstainSpec(StrictModel):
     """A promise: of the answers that a tuned model gives, at most a share is wrong; the others are withheld."""
 
@@ -353,7 +357,8 @@ class EvaluationSpec(StrictModel):
 
     panel: bool | str = False
     """Ask base and tuned model questions outside the task too, to see what else tuning has changed: true (the panel
-    that llmtune ships), the name of a panel, or the path of a file (docs/panel.md). false asks none."""
+    that llmtune ships), the name of a panel, the path of a file, or "lm-eval:" with a task of lm-evaluation-harness or
+    the path of its YAML file (docs/panel.md). false asks none."""
 
     judge: JudgeSpec | None = None
     """A model that judges the answers of base and tuned model by a rubric (docs/judge.md); None asks none. Unless it
@@ -410,8 +415,11 @@ class EvaluationSpec(StrictModel):
     def relative_to(self, folder: Path) -> EvaluationSpec:
         """Return the same spec with the paths of its files resolved against `folder` (where the job file is)."""
         panel = self.panel
-        if not isinstance(panel, bool) and is_panel_path(panel) and not Path(panel).expanduser().is_absolute():
-            panel = str(folder / panel)
+        if isinstance(panel, str):
+            prefix = HARNESS if panel.startswith(HARNESS) else ""
+            path = panel.removeprefix(prefix)
+            if is_panel_path(path) and not Path(path).expanduser().is_absolute():
+                panel = f"{prefix}{folder / path}"
         judge = None if self.judge is None else self.judge.relative_to(folder)
         if panel == self.panel and judge is self.judge:
             return self
@@ -426,7 +434,7 @@ class EvaluationSpec(StrictModel):
 
 def is_panel_path(panel: str) -> bool:
     """Return whether `EvaluationSpec.panel` is the path of a file rather than a name."""
-    return panel.endswith((".jsonl", ".json")) or "/" in panel or "\\" in panel
+    return panel.endswith((".jsonl", ".json", ".yaml", ".yml")) or "/" in panel or "\\" in panel
 
 
 def _as_dataset(value: Any) -> Any:

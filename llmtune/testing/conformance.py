@@ -494,7 +494,7 @@ class ConformanceSuite:
         run = start(job, provider)
         values: tuple[Any, ...] = {"trickle": (0.02,), "endless": (16 * 1024**2,)}.get(fault, ())
         vendor.faults.add(getattr(faults, fault)(*values), role="poll", times=3, after=1)
-        monkeypatch.setattr(poller, "POLL_SECONDS", 2.0)
+        monkeypatch.setattr(poller, "POLL_SECONDS", 0.5)
         pace = poller.PollInterval(first=0.01, most=0.05)
         with suppress(LlmtuneError):
             run.wait(timeout=120, pace=pace)

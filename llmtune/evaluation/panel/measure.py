@@ -13,10 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from llmtune.data.example import Example
 from llmtune.errors import LlmtuneError, MissingExtra, StoreUnavailable, TransientError
-from llmtune.evaluation.inference import Answer, Progress
-from llmtune.evaluation.panel.questions import Panel
+from llmtune.evaluation.inference import Answer, Progress, score_labels
+from llmtune.evaluation.panel.panel import Panel, PanelQuestion
 from llmtune.evaluation.panel.rules import PanelAnswer
 from llmtune.evaluation.predictions import ModelAccess, Predictions, answer_questions, normalise_calls, sum_usage
 from llmtune.evaluation.results import (
@@ -29,14 +28,14 @@ from llmtune.evaluation.results import (
     PanelVerdict,
     Usage,
 )
-from llmtune.evaluation.sampling import clip, format_prompt, token_limit
+from llmtune.evaluation.sampling import build_requests, clip, format_prompt, token_limit
 from llmtune.evaluation.task import Part, Questions
 from llmtune.job.spec import EvaluationSpec
 from llmtune.metrics.comparison import Comparison, compare_means, compare_statistics
 from llmtune.metrics.intervals import RESAMPLES, Resampling, bootstrap, interval_of_mean, ratio_of
 from llmtune.metrics.points import NotReported
 from llmtune.metrics.registry import METRICS
-from llmtune.provider.generation import Generator, TokenScorer, Unavailable
+from llmtune.provider.generation import Generation, Generator, LabelScorer, TokenScorer, Unavailable
 
 #: How much worse the tuned model may be: a share of the questions, and nats per token of the reference answers.
 ACCURACY_MARGIN: Final = 0.05
@@ -49,6 +48,10 @@ UNITS: Final = {"accuracy": "share", "log_likelihood": "nats/token"}
 _LOST_LISTED, _LOST_PER_SKILL = 18, 3
 
 _NO_LIKELIHOODS = "the backend reports no likelihoods of tokens"
+
+#: Questions whose answer is the likeliest of some choices.
+_CHOICES = "questions with choices"
+_NO_CHOICES = "the backend reports no likelihoods of given answers, by which choices are made"
 
 
 @dataclass
@@ -74,11 +77,14 @@ class PanelRun:
         answers = _Answers()
         rows = self.panel.rows
         done = 0
-        for kind, numbers in _group_rows(rows).items():
+        for kind, numbers in _group_questions(self.panel.questions).items():
             part = Part(f"panel {kind}", [rows[number] for number in numbers], numbers, None)
             shifted = replace(access, progress=_shift_progress(access.progress, done, len(rows)))
             try:
-                answers.add(part, answer_questions(self._build_task(), part, generator, shifted))
+                if kind == _CHOICES:
+                    self._score_choices(answers, part, generator, shifted)
+                else:
+                    answers.add(part, answer_questions(self._build_task(), part, generator, shifted))
             except (TransientError, MissingExtra, StoreUnavailable):
                 raise
             except LlmtuneError as error:
@@ -93,6 +99,25 @@ class PanelRun:
         else:
             self._answers[name] = NotReported(next(iter(answers.left_out.values())))
 
+    def _score_choices(self, answers: _Answers, part: Part, generator: Generator, access: ModelAccess) -> None:
+        """Take the likeliest of each question's choices as the answer."""
+        if not isinstance(generator, LabelScorer):
+            raise LlmtuneError(_NO_CHOICES)
+        task = replace(self._build_task(), scored_by="loss")
+        choices = [self.panel.questions[number].choices for number in part.numbers]
+        scores, cached = score_labels(
+            generator,
+            build_requests(part.rows, self.spec, max_tokens=task.max_tokens, seed=self.seed),
+            choices,
+            model=access.model,
+            cache=access.cache,
+            patience=access.patience,
+            progress=access.progress,
+        )
+        losses = answer_questions(task, part, generator, replace(access, progress=lambda *_: None))
+        answers.add_choices(part, choices, scores, losses)
+        answers.usages.append(_count_usage(asked=len(scores) - cached, cached=cached))
+
     def leave_out(self, name: str, reason: str) -> None:
         """Note why a model is not asked, unless it has been."""
         self._answers.setdefault(name, NotReported(reason))
@@ -105,7 +130,7 @@ class PanelRun:
             scored_by="text",
             labels=None,
             rule=None,
-            max_tokens=max(limit, self.spec.max_tokens or 0),
+            max_tokens=max(limit, self.panel.max_tokens or 0, self.spec.max_tokens or 0),
             seed=self.seed,
         )
 
@@ -200,6 +225,9 @@ class _Answers:
     texts: dict[int, str] = field(default_factory=dict)
     """As they are shown, with their tool calls."""
 
+    scores: dict[int, Sequence[float]] = field(default_factory=dict)
+    """The log-likelihoods of a question's choices."""
+
     token_rows: dict[int, tuple[float, int]] = field(default_factory=dict)
     scores_tokens: bool = False
     left_out: dict[str, str] = field(default_factory=dict)
@@ -210,9 +238,23 @@ class _Answers:
         for number, answer, text in zip(part.numbers, predictions.answers, predictions.got, strict=True):
             self.answers[number] = answer
             self.texts[number] = "(no answer)" if text is None else text
+        self._add_token_rows(part, predictions)
+        self.usages.append(sum_usage(predictions))
+
+    def add_choices(
+        self, part: Part, choices: Sequence[Sequence[str]], scores: Sequence[Sequence[float]], losses: Predictions
+    ) -> None:
+        """Add the likelihoods of the choices of questions that have some; the likeliest one is shown as the answer."""
+        for number, texts, row in zip(part.numbers, choices, scores, strict=True):
+            best = max(range(len(row)), key=row.__getitem__)
+            self.scores[number] = row
+            self.texts[number] = texts[best]
+            self.answers[number] = Answer(Generation(text=texts[best], finish_reason="stop"))
+        self._add_token_rows(part, losses)
+
+    def _add_token_rows(self, part: Part, predictions: Predictions) -> None:
         for number, (loss, tokens, _) in zip(part.numbers, predictions.token_rows or (), strict=False):
             self.token_rows[number] = (-loss, tokens)
-        self.usages.append(sum_usage(predictions))
 
     def view(self, number: int) -> PanelAnswer:
         """Return an answer as the rules see it."""
@@ -220,18 +262,26 @@ class _Answers:
         if generation is None:
             return PanelAnswer("")
         return PanelAnswer(
-            generation.text, normalise_calls(generation.tool_calls), generation.finish_reason == "content_filter"
+            generation.text,
+            normalise_calls(generation.tool_calls),
+            generation.finish_reason == "content_filter",
+            self.scores.get(number, ()),
         )
 
 
-def _group_rows(rows: Sequence[Example]) -> dict[str, list[int]]:
-    """Return the numbers of the rows by what a model's template must have for them."""
+def _group_questions(questions: Sequence[PanelQuestion]) -> dict[str, list[int]]:
+    """Return the numbers of the questions by what a backend, or a model's template, must have for them."""
     groups: dict[str, list[int]] = {}
-    for number, row in enumerate(rows):
-        system = any(turn.role == "system" for turn in row.messages)
-        kind = (
-            "questions with tools" if row.tools else "questions with a system prompt" if system else "plain questions"
-        )
+    for number, question in enumerate(questions):
+        row = question.row
+        if question.choices:
+            kind = _CHOICES
+        elif row.tools:
+            kind = "questions with tools"
+        elif any(turn.role == "system" for turn in row.messages):
+            kind = "questions with a system prompt"
+        else:
+            kind = "plain questions"
         groups.setdefault(kind, []).append(number)
     return groups
 
@@ -274,6 +324,11 @@ def _build_system(
         failed=refused,
         usage=_add_usages(answers.usages),
     )
+
+
+def _count_usage(*, asked: int, cached: int) -> Usage:
+    none = NotReported("nothing was generated")
+    return Usage(prompt_tokens=none, completion_tokens=none, asked=asked, cached=cached)
 
 
 def _add_usages(usages: Sequence[Usage]) -> Usage:

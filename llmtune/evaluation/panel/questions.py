@@ -1,4 +1,4 @@
-"""Panels: the one that llmtune ships, and files of your own.
+"""Panels by name: the one that llmtune ships, files of your own, and tasks of lm-evaluation-harness.
 
 A panel is a file of JSON lines. Each line is a chat row whose last turn is the reference answer, with an `id`, a
 `skill` that the report groups by, the `rules` that an answer must keep, and its `source` and `licence`.
@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from llmtune.data.example import Example
 from llmtune.data.findings import Finding
 from llmtune.errors import InvalidData, UnknownName
-from llmtune.evaluation.panel.rules import PanelAnswer, Rule, read_rule
-from llmtune.job.spec import is_panel_path
+from llmtune.evaluation.panel.panel import Panel, PanelQuestion
+from llmtune.evaluation.panel.rules import read_rule
+from llmtune.job.spec import HARNESS, is_panel_path
 
 #: The panel that `evaluation.panel: true` names.
 GENERAL = "general"
@@ -32,49 +31,25 @@ _FOLDER = Path(__file__).parent
 _KEYS = frozenset(("id", "skill", "messages", "tools", "rules", "source", "licence"))
 
 
-@dataclass(frozen=True)
-class PanelQuestion:
-    """One question: its row with the reference answer, and the rules that an answer must keep."""
-
-    id: str
-    skill: str
-    row: Example
-    rules: tuple[Rule, ...]
-    source: str = ""
-    licence: str = ""
-
-    def is_right(self, answer: PanelAnswer) -> bool:
-        """Return whether an answer keeps every rule."""
-        return all(rule.holds(answer) for rule in self.rules)
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A panel by the name that the job gives it; `sha256` identifies its content."""
-
-    name: str
-    questions: tuple[PanelQuestion, ...]
-    sha256: str
-
-    @property
-    def rows(self) -> tuple[Example, ...]:
-        """The questions as rows, with their reference answers."""
-        return tuple(question.row for question in self.questions)
-
-
 def list_panels() -> tuple[str, ...]:
     """Return the names of the panels that llmtune ships."""
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.jsonl")))
 
 
 def load_panel(panel: bool | str) -> Panel:
-    """Load a panel: True is the one that llmtune ships, a text is the name of a shipped panel or the path of a file.
+    """Load a panel: True is the one that llmtune ships, a text is the name of a shipped panel, the path of a file, or
+    "lm-eval:" with a task of lm-evaluation-harness.
 
     Raises:
         UnknownName: there is no panel of that name.
         InvalidData: the file is missing, or a line is no question; the sentence names it.
+        MissingExtra: the harness is not installed.
     """
     name = GENERAL if isinstance(panel, bool) else panel
+    if name.startswith(HARNESS):
+        from llmtune.evaluation.panel.harness import load_harness_panel
+
+        return load_harness_panel(name)
     if is_panel_path(name):
         return _read_panel(Path(name).expanduser(), name)
     if name not in list_panels():

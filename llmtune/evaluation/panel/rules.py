@@ -35,11 +35,15 @@ _WITHOUT_BLANKS = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uff10-\u
 
 @dataclass(frozen=True)
 class PanelAnswer:
-    """An answer as the rules see it: its text, its tool calls as (name, arguments), and whether a filter took it."""
+    """An answer as the rules see it: its text, its tool calls as (name, arguments), and whether a filter took it.
+
+    `scores` are the log-likelihoods of the question's choices, in nats, where it has some.
+    """
 
     text: str
     calls: Sequence[tuple[str, Any]] = ()
     filtered: bool = False
+    scores: Sequence[float] = ()
 
     @property
     def words(self) -> list[str]:

@@ -15,7 +15,8 @@ from llmtune.errors import InvalidData, TransientError
 from llmtune.evaluation.cache import MemoryCache
 from llmtune.evaluation.evaluate import AnswerOptions, evaluate
 from llmtune.evaluation.panel.measure import PanelRun, judge_loss
-from llmtune.evaluation.panel.questions import Panel, load_panel
+from llmtune.evaluation.panel.panel import Panel
+from llmtune.evaluation.panel.questions import load_panel
 from llmtune.evaluation.results import EvaluationResult, PanelResult
 from llmtune.evaluation.task import ScoringOptions
 from llmtune.job.spec import EvaluationSpec
