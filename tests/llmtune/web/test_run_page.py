@@ -33,7 +33,7 @@ def own(watched: Any, server: Server) -> None:
 
 @pytest.mark.slow
 def test_a_runs_page_moves_while_it_trains(watch: Watch, server: Server, begin: Begin, vendor: Fake) -> None:
-    slowly(vendor, looks=24, steps=48)
+    slowly(vendor, looks=96, steps=192)
     run = begin(done=False)
     watched = watch()
     watched.page.goto(f"{server.url}runs/{run.id}")
@@ -50,12 +50,14 @@ def test_a_runs_page_moves_while_it_trains(watch: Watch, server: Server, begin: 
     assert watched.page.locator(".plot canvas").first.evaluate("canvas => canvas.toDataURL()") != drawn
     high = float(watched.page.locator(".plot").first.get_attribute("data-range").split()[1])
     assert high > step
-    assert "of 48" in watched.page.locator("#says").inner_text()
+    assert "of 192" in watched.page.locator("#says").inner_text()
     tile = watched.page.locator("[data-title='training loss']").inner_text()
     assert int(tile.rpartition(" ")[2]) > step, "the tile says of which step its value is"
     newest = watched.page.locator("#events li").first.inner_text()
     assert int(newest.split()[1]) > step, newest
     # At the end the report takes its place.
+    for job in vendor.jobs.values():
+        job.looks = 96
     watched.page.wait_for_selector("#evaluation table")
     assert "Tuning helped" in watched.page.locator("#headline").inner_text()
     assert watched.page.locator("#progress").count() == 0

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from llmtune.errors import NotTranslatable
 from llmtune.provider.declarations import DECLARED_FIELDS, Converted, Sent
 from llmtune.provider.receipt import Receipt
 from llmtune.provider.types import Request, RunKey
@@ -65,9 +66,13 @@ def test_every_declared_field_moves_on_the_wire_and_nothing_else_does(
             row = receipt[name]
             if row.support == "invalid":
                 continue
-            moved = moved_paths(
-                without, sent(vendor, provider, request_for({**companions, name: value}, method=method))
-            )
+            try:
+                body = sent(vendor, provider, request_for({**companions, name: value}, method=method))
+            except NotTranslatable as error:
+                if "maximum allowed value" not in str(error):
+                    raise
+                continue  # the model's own limits are asked when a job is submitted
+            moved = moved_paths(without, body)
             expected = {row.wire, *row.also} if row.is_sent and row.where == "training" else set()
             if name == "lora_rank":
                 expected |= FILLED
