@@ -20,6 +20,8 @@ from llmtune.provider import (
     Bool,
     Capabilities,
     Choice,
+    Converted,
+    ConvertedValue,
     Declarations,
     Float,
     Int,
@@ -159,8 +161,26 @@ def _declare_parameters(method: str, settings: DefaultSettings, *, stops_early: 
             packing=NotApplicable("texts go through an encoder in padded batches of like length"),
             **dict.fromkeys(GENERATION_FIELDS, _NO_TOKENS),
         )
+    if method == "reinforcement":
+        return declared.replace(
+            label_smoothing=NotApplicable("there are no right tokens whose probability could be spread"),
+            early_stopping_threshold=Sent(
+                _H + "early_stopping_threshold",
+                **_sent(Float(ge=0), 0.0, "rise of the validation rows' mean reward, in its units"),
+            ),
+        )
     return declared
 
+
+#: The grader goes to the worker as it is.
+GRADER = Converted(
+    "grader",
+    MappingValue(),
+    lambda grader, _: ConvertedValue(grader.model_dump(mode="json", exclude_none=True), "", exact=True),
+    description="as it is",
+    default=None,
+    source=_OURS,
+)
 
 _FORMATS = {"dpo": "preference", "classification": "labelled"}
 _FAMILIES = {"classification": "transformers models with a head for labels (encoders)"}
@@ -168,6 +188,7 @@ _FAMILIES = {"classification": "transformers models with a head for labels (enco
 METHODS: dict[str, Ability] = {
     **dict.fromkeys(("sft", "dpo", "classification"), True),
     **NOT_YET_METHODS,
+    "reinforcement": True,
 }
 ADAPTERS: dict[str, Ability] = dict.fromkeys(("lora", "dora", "full", "qlora"), True)
 #: Of an encoder.
@@ -213,6 +234,7 @@ def capabilities(target: Target) -> Capabilities:
             format=row_format(method), text_format="text" if method == "sft" else None, min_rows=1, source=_OURS
         ),
         abilities=replace(ABILITIES, samples=_NO_ANSWERS) if method == "classification" else ABILITIES,
+        grader=GRADER if method == "reinforcement" else None,
         methods=METHODS,
         adapters=_adapters(method),
         warnings=_warnings(target.adapter),

@@ -106,6 +106,8 @@ def peak_rate(parameters: int, method: str, adapter: str) -> float:
         rate = min(max_adapter_rate, max(min_adapter_rate, 10 * rate))
     if method == "dpo":  # 1e-6 is the paper's rate for all weights (arXiv:2305.18290, appendix B), a twentieth of sft's
         rate /= 20
+    if method == "reinforcement":  # rewards say less than answers do: see `docs/reinforcement.md` for what was measured
+        rate /= 20
     return float(f"{rate:.0e}")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmtune.errors import LlmtuneError
+from llmtune.errors import InvalidJob, LlmtuneError
 from llmtune_local.run_state.schema import RunRequest
 from llmtune_local.settings import LocalOptions
 
@@ -41,6 +41,22 @@ def adapter_notes(receipt: Receipt) -> Sequence[str]:
         hint = f" ({problem.hint})" if problem.hint else ""
         return (f"the run will be refused: {problem.message}{hint}",)
     return planned.notes if planned is not None else ()
+
+
+def sampling_notes(receipt: Receipt) -> Sequence[str]:
+    """Return how much a reinforcement job samples, which no other count of the plan tells."""
+    if receipt.target.method != "reinforcement":
+        return ()
+    options = LocalOptions.model_validate(receipt.target.options)
+    rows, prompts = receipt.data.rows.get("train", 0), int(receipt.effective("batch_size") or 1)
+    steps = int(receipt.effective("epochs") or 1) * -(-rows // prompts)
+    if limit := receipt.effective("max_steps"):
+        steps = min(steps, int(limit))
+    answers = min(prompts, rows or prompts) * options.samples_per_prompt
+    note = f"each step samples {answers:,} answers of at most {options.answer_tokens:,} tokens"
+    if rows:
+        note += f": in {steps:,} steps at most {steps * answers * options.answer_tokens / 1e6:,.3g} million tokens"
+    return (note,)
 
 
 def check_rows(data: Dataset, receipt: Receipt) -> None:
@@ -91,6 +107,10 @@ def check_request(body: dict[str, Any]) -> None:
     check_adapter(body["adapter"], device, body["model"], quantization=run.options.quantization)
     check_optimizer(run.hyperparameters, run.options.optimizer_arguments)
     check_worker_group(run.options, device)
+    if run.method == "reinforcement" and run.options.processes > 1:
+        raise InvalidJob(
+            "method reinforcement trains in one process", where="provider_options.local.processes", hint="leave it out"
+        )
     if run.method != "classification":
         recipe = run.hyperparameters
         targets, dropout = recipe.lora_target_modules, recipe.lora_dropout

@@ -91,7 +91,7 @@ def file_rules(facts: FileFacts) -> Iterable[Finding]:
 
 LOCAL_ROWS = VendorRows(
     provider="local",
-    defaults={"sft": "chat", "dpo": "preference", "classification": "labelled"},
+    defaults={"sft": "chat", "dpo": "preference", "classification": "labelled", "reinforcement": "chat"},
     text_format="text",
     file_rules=file_rules,
     rendering=open_rendering,

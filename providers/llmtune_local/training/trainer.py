@@ -78,6 +78,9 @@ class Trainer:
     other_validation_passes = 1
     """Passes over the validation rows beside those of the evaluations: the one before the first step."""
 
+    validated = "validation loss"
+    """What the validation rows measure, in words."""
+
     def __init__(
         self, folder: RunDir, request: RunRequest, status_writer: StatusWriter, stop: Callable[[], bool]
     ) -> None:
@@ -348,7 +351,7 @@ class Trainer:
         self._fit_began = clock() - progress.fit_seconds
         if progress.step == 0 and self.validation_batches:
             self.validate()
-        while progress.step < self.total and not progress.stopped_early and not progress.out_of_time:
+        while progress.step < self.total and not progress.is_over:
             if self.worker_group.broadcast_flag(self.stop()):
                 self._checkpoint()
                 raise Stopped
@@ -366,7 +369,7 @@ class Trainer:
                 if self.device == "cpu":
                     free_memory()
             progress.out_of_time = self._is_out_of_time()
-            done = progress.step == self.total or progress.out_of_time
+            done = progress.step == self.total or progress.is_over
             if self.validation_batches and (done or progress.step % self.eval_every == 0):
                 self.validate()
             if progress.step % self.checkpoint_every == 0 or progress.out_of_time:
@@ -548,7 +551,7 @@ class Trainer:
         with torch.no_grad():
             values = self._measure()
         self.time_left.validation = clock() - began
-        loss = values["validation/loss"]
+        loss = self._loss(values)
         if not math.isfinite(loss):
             raise Diverged(f"the validation loss is no longer a number at step {progress.step}: lower learning_rate")
         progress.validation_loss, progress.validation_accuracy = loss, values.get("validation/token_accuracy")
@@ -565,7 +568,7 @@ class Trainer:
         samples, progress = self.sample_answers, self.progress
         if samples is None:
             return
-        is_last = progress.step == self.total or progress.stopped_early or progress.out_of_time
+        is_last = progress.step == self.total or progress.is_over
         always = self.request.samples is not None or progress.step == 0 or is_last
         if not always and not samples.is_affordable(progress.sample_seconds, progress.training_seconds):
             return
@@ -598,6 +601,10 @@ class Trainer:
             tokens += int(sums.tokens)
         return {"validation/loss": nll / tokens, "validation/token_accuracy": correct / tokens}
 
+    def _loss(self, values: dict[str, float]) -> float:
+        """Return the validation figure that is to fall."""
+        return values["validation/loss"]
+
     def _accuracy(self, values: dict[str, float]) -> float | None:
         """Return the validation figure that is to rise where the loss is to fall."""
         return values.get("validation/token_accuracy")
@@ -626,8 +633,12 @@ class Trainer:
         """Say where training ended and which step was kept, in an event and among the resolved values."""
         progress = self.progress
         epochs, max_epochs = progress.step / self.per_epoch, self.total / self.per_epoch
-        best = f"the step with the best validation loss was kept (step {progress.best_step:,} of {progress.step:,})"
-        if progress.stopped_early:
+        best = f"the step with the best {self.validated} was kept (step {progress.best_step:,} of {progress.step:,})"
+        if progress.collapse:
+            sentence = f"stopped after {progress.step:,} of {self.total:,} steps: {progress.collapse}"
+            if self.recipe.early_stopping_patience is not None:
+                sentence += f"; {best}"
+        elif progress.stopped_early:
             sentence = (
                 f"stopped after {epochs:.3g} of at most {max_epochs:.3g} epochs: validation no longer improved; {best}"
             )
@@ -685,7 +696,7 @@ class Trainer:
         )
         if self.recipe.early_stopping_patience is not None:
             self._restore_best_weights()
-        if self.recipe.early_stopping_patience is not None or self.progress.out_of_time:
+        if self.recipe.early_stopping_patience is not None or self.progress.out_of_time or self.progress.collapse:
             self._report_stop()
         self._report_untrained_matrices()
         target = self.folder.adapter if hasattr(self.model, "peft_config") else self.folder.model
