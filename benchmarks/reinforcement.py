@@ -28,7 +28,7 @@ SFT_ROWS, PROMPTS, VALIDATION_ROWS, TEST_ROWS = 200, 1200, 40, 100
 GRADER = {
     "kind": "python",
     "reference": "sorted",
-    "source": '''\
+    "source": """\
 import re
 
 def grade(row, answer):
@@ -37,7 +37,7 @@ def grade(row, answer):
     right, given = row["sorted"].split(), answer.split()
     places = sum(digit == answered for digit, answered in zip(right, given))
     return 0.2 + 0.8 * (places / max(len(right), len(given)))
-''',
+""",
 }
 
 

@@ -32,10 +32,11 @@ BACKENDS = {
     "hfjobs": ["hfjobs"],
     "cohere": ["cohere"],
     "tinker": ["tinker"],
+    "tinker-dpo": ["tinker"],
     "together": ["together"],
 }
 #: Extras that bring torch (some gigabytes), need a GPU, or are tools for developers: only when they are named.
-LARGE = {"local", "hfjobs", "qlora", "gpu", "ray", "all", "dev", "bench", "e2e"}
+LARGE = {"local", "hfjobs", "tinker-dpo", "qlora", "gpu", "ray", "all", "dev", "bench", "e2e"}
 ROW = {"messages": [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "shipping"}]}
 
 

@@ -57,7 +57,7 @@ def plan(
 ) -> None:
     """Show what each backend would do with a job, and what it would cost. Sends nothing."""
     from llmtune.cli.output import out, print_json
-    from llmtune.errors import InvalidJob
+    from llmtune.errors import InvalidJob, LlmtuneError
     from llmtune.planning.plan import to_json
     from llmtune.planning.regions import check_region, keep_in_region
     from llmtune.planning.total_cost import parse_traffic
@@ -101,10 +101,13 @@ def plan(
         if traffic is not None:
             document["totals"] = {name: total.model_dump(mode="json") for name, total in totals.items()}
         print_json(document)
-        return
-    aside = "a plan sends nothing"
-    print_plans(out, loaded.name, plans, every_field=every_field, request=request, aside=aside)
-    print_total_costs(out, list(totals.values()))
+    else:
+        aside = "a plan sends nothing"
+        print_plans(out, loaded.name, plans, every_field=every_field, request=request, aside=aside)
+        print_total_costs(out, list(totals.values()))
+    errors = [answer for answer in plans.values() if isinstance(answer, LlmtuneError)]
+    if errors and len(errors) == len(plans):  # no backend could plan it
+        raise typer.Exit(errors[0].exit_code)
 
 
 @dataclass(frozen=True)
@@ -350,6 +353,12 @@ class _ReceiptPrinter:
         if (panel := self._receipt.panel) is not None:
             text = f"{panel.questions:,} questions of {panel.name!r} are asked of base and tuned model"
             self._print_line("panel", f"{text}, about {panel.prompt_tokens:,} tokens a model")
+        if (judge := self._receipt.judge) is not None:
+            about = "" if judge.prompt_tokens is None else f", about {judge.prompt_tokens:,} tokens"
+            text = f"{judge.model} is asked for {judge.replies:,} verdicts ({judge.mode}){about}"
+            self._print_line("judge", text)
+            if judge.obstacle is not None:
+                self._print_line("", judge.obstacle, "red")
         if data.errors or data.warnings:
             from llmtune.report.format import count as amount
 

@@ -327,7 +327,7 @@ def cleanup(
     """
     from llmtune.cli.output import print_json
     from llmtune.runs.actions import cleanup as clean
-    from llmtune.runs.run import provider_of
+    from llmtune.runs.backend import provider_of
     from llmtune.runs.store.store import open_store
 
     store = open_store()

@@ -127,14 +127,18 @@ def tune(
 
 def _confirm_cost(job: TuningJob, backends: list[Provider], *, suggest_reuse: bool, runs: int) -> bool:
     """Ask about the first backend that takes the job, if it bills; return whether anything was confirmed."""
+    from llmtune.runs.budget import name_biller
     from llmtune.runs.plans import plan
 
     for backend in backends:
-        if not backend.hosted:
+        if not backend.hosted and job.evaluation.judge is None:
             return False
         receipt = plan(job, backend)
+        if not backend.hosted and not receipt.bills_judge:
+            return False
         if receipt.lifecycle.open and not receipt.refusals:
-            confirm(receipt, find_finished(job, receipt) if suggest_reuse else None, runs=runs)
+            finished = find_finished(job, receipt) if suggest_reuse else None
+            confirm(receipt, finished, runs=runs, biller=name_biller(receipt, hosted=backend.hosted))
             return True
     return False
 
@@ -266,8 +270,10 @@ def find_finished(job: TuningJob, receipt: Receipt) -> RunRecord | None:
     return None
 
 
-def confirm(receipt: Receipt, finished: RunRecord | None = None, *, runs: int = 1) -> None:
+def confirm(receipt: Receipt, finished: RunRecord | None = None, *, runs: int = 1, biller: str | None = None) -> None:
     """Show the estimate and ask whether to start so many runs; a `finished` run of the same content is pointed out.
+
+    `biller` is who bills them; None is the backend.
 
     Raises:
         OverBudget: the user declined, or there is no terminal to ask on; the hint says what to pass instead.
@@ -280,9 +286,10 @@ def confirm(receipt: Receipt, finished: RunRecord | None = None, *, runs: int = 
     if receipt.refusals or not receipt.lifecycle.open:
         return  # `start` refuses with the full sentence
     if not (err.is_terminal and sys.stdin.isatty()):
+        billed = "this run" if runs == 1 else f"each of {runs} runs"
         raise OverBudget(
-            f"{receipt.target.provider} bills {'this run' if runs == 1 else f'each of {runs} runs'} (estimate:"
-            f" {receipt.cost.sentence()}); nobody can confirm here",
+            f"{biller or receipt.target.provider} bills {billed} (estimate: {receipt.cost.sentence()}); nobody can"
+            " confirm here",
             hint="pass --budget USD or --yes",
         )
     print_plans(err, receipt.job_name, {receipt.target.provider: receipt}, every_field=False, request=False)

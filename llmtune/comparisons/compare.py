@@ -124,7 +124,8 @@ def plan_members(job: TuningJob, provider: Sequence[str | Member], *, few_shot: 
             receipts[member.label] = error
             continue
         receipts[member.label] = receipt
-        if not providers[member.label].hosted or receipt.refusals or not receipt.lifecycle.open:
+        bills = providers[member.label].hosted or receipt.bills_judge
+        if not bills or receipt.refusals or not receipt.lifecycle.open:
             continue
         billed.append(member.label)
         if (missing := receipt.cost.why_incomplete()) is not None:

@@ -18,6 +18,8 @@ from llmtune.evaluation.cache import AnswerCache
 from llmtune.evaluation.cheap_models import nearest_answers, predict_probabilities
 from llmtune.evaluation.decisions import LabelledScores, measure_decisions
 from llmtune.evaluation.inference import Answer
+from llmtune.evaluation.judge.measure import JudgeRun
+from llmtune.evaluation.judge.results import JudgeResult
 from llmtune.evaluation.panel.measure import PanelRun
 from llmtune.evaluation.predictions import (
     ModelAccess,
@@ -74,14 +76,21 @@ class AnswerOptions:
     """Questions outside the task, which "base" and the tuned model are asked too; the reason where they cannot be
     asked; None asks none."""
 
+    judge: JudgeRun | NotReported | None = None
+    """A judge of the answers of "base" and the tuned model; the reason where it cannot be asked; None asks none."""
+
     def for_system(self, name: str, title: str) -> ModelAccess:
         """Return the access to one system; its progress is reported under `title`."""
+        return self.for_model(self.models.get(name), title)
+
+    def for_model(self, identity: str | None, title: str) -> ModelAccess:
+        """Return the access to the model that is stored under `identity`; its progress is reported under `title`."""
 
         def progress(done: int, total: int) -> None:
             if self.on_progress is not None:
                 self.on_progress(title, done, total)
 
-        return ModelAccess(self.models.get(name), self.cache, self.patience or RetryPolicy(), progress)
+        return ModelAccess(identity, self.cache, self.patience or RetryPolicy(), progress)
 
 
 def evaluate(
@@ -113,7 +122,7 @@ def evaluate(
         fit_rows: how many training and validation rows the tuned model is asked as well, to tell underfitting from
             overfitting. 0 asks none (a vendor bills them).
         scoring: labels, metrics, rule and seed.
-        answering: cache, retries, progress, and a panel of questions outside the task.
+        answering: cache, retries, progress, a panel of questions outside the task, and a judge.
 
     Returns:
         The metrics of every system, with intervals, and the comparisons.
@@ -147,6 +156,7 @@ def evaluate(
         runner.run_panel("base", panel.base)
     for name, generator in generators.items():
         runner.run(name, generator)
+    builder.judge = runner.ask_judge()
     systems = runner.systems
     if runner.last_error is not None and not any(isinstance(system, SystemResult) for system in systems.values()):
         raise runner.last_error
@@ -173,6 +183,7 @@ class _SystemRunner:
     systems: dict[str, SystemResult | NotReported] = field(default_factory=dict)
     fit: Fit | None = None
     base: Predictions | None = None
+    tuned_predictions: Predictions | None = None
     last_error: LlmtuneError | None = None
 
     def run(self, name: str, generator: Generator | Unavailable) -> None:
@@ -216,6 +227,27 @@ class _SystemRunner:
 
             self._leave_out_panel(name, scrub(error.message))
 
+    def ask_judge(self) -> JudgeResult | NotReported | None:
+        """Ask the judge about the answers; the reason where it was not asked, None where there is none."""
+        run, tuned = self.answering.judge, self.tuned_predictions
+        if not isinstance(run, JudgeRun):
+            judged: JudgeResult | NotReported | None = run
+        elif tuned is None:
+            judged = NotReported("the tuned model gave no answers")
+        elif not tuned.answers:
+            judged = NotReported("a judge reads what models write, and of these rows only likelihoods were measured")
+        else:
+            judged = run.judge(
+                self.builder.part.rows,
+                self.base.got if self.base is not None and self.base.answers else None,
+                tuned.got,
+                lambda identity: self.answering.for_model(identity, run.title),
+                resamples=self.builder.resamples,
+            )
+        if isinstance(judged, NotReported):
+            self.builder.warn(f"no answer was judged: {judged.reason}")
+        return judged
+
     def _leave_out_panel(self, name: str, reason: str) -> None:
         if isinstance(self.builder.panel, PanelRun) and name in ("base", self.tuned):
             self.builder.panel.leave_out(self._panel_name(name), reason)
@@ -236,6 +268,8 @@ class _SystemRunner:
             self.base = predictions
         elif self.base is not None:
             add_implicit_rewards(predictions, self.base)
+        if name == self.tuned:
+            self.tuned_predictions = predictions
         self.systems[name] = system = self.builder.build_system(name, predictions)
         self._ask_panel(name, generator)
         if name == self.tuned and (held := self.builder.held) is not None:
@@ -268,6 +302,9 @@ class _ResultBuilder:
 
     panel: PanelRun | NotReported | None = None
     """Questions outside the task; the reason where they cannot be asked; None asks none."""
+
+    judge: JudgeResult | NotReported | None = None
+    """What a judge said of the answers; None where there is none."""
 
     warnings: list[str] = field(default_factory=list)
 
@@ -455,6 +492,7 @@ class _ResultBuilder:
             comparisons=tuple(self._compare_systems(answered, tuned, always)),
             fit=fit,
             panel=self._measure_panel(),
+            judge=self.judge,
             contradictions=tuple(clashes),
             warnings=tuple(self.warnings),
             resamples=self.resamples,

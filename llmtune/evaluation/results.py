@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from llmtune._models import DocumentedModel
+from llmtune.evaluation.judge.results import JudgeResult
 from llmtune.metrics.abstention import Threshold
 from llmtune.metrics.calibration import Calibration
 from llmtune.metrics.classification import ClassificationResult
@@ -354,6 +355,9 @@ class EvaluationResult(DocumentedModel):
     fit: Fit | None = None
     panel: PanelResult | NotReported | None = None
     """Base and tuned model on questions outside the task; None where the job asks for none."""
+
+    judge: JudgeResult | NotReported | None = None
+    """What a judge said of the answers of base and tuned model; None where the job names none."""
 
     contradictions: tuple[Contradiction, ...] = ()
     warnings: tuple[str, ...] = ()

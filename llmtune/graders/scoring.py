@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-from llmtune.errors import InvalidData, InvalidJob, MissingExtra
+from llmtune.errors import InvalidData, InvalidJob, MissingExtra, TransientError, VendorError
+from llmtune.graders.http_endpoint import HttpEndpoint
+from llmtune.graders.judging import HIGHEST, LOWEST, JudgePrompt, read_score, write_scoring
 from llmtune.graders.python_process import PythonProcess
 from llmtune.job.graders import (
     AnswerPart,
     Grader,
+    HttpGrader,
+    JudgeGrader,
+    LambdaGrader,
     MatchGrader,
     PythonGrader,
     RegexGrader,
@@ -62,7 +67,11 @@ class Score:
 
 def get_range(grader: Grader) -> tuple[float, float]:
     """Return the lowest and the highest score that a grader may give."""
-    return (grader.lowest, grader.highest) if isinstance(grader, PythonGrader) else (0.0, 1.0)
+    if isinstance(grader, JudgeGrader):
+        return float(LOWEST), float(HIGHEST)
+    if isinstance(grader, PythonGrader | HttpGrader | LambdaGrader):
+        return grader.lowest, grader.highest
+    return 0.0, 1.0
 
 
 def find_reference(grader: Grader, row: Mapping[str, Any]) -> Any:
@@ -113,16 +122,75 @@ def to_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+class Function(Protocol):
+    """A function that runs elsewhere and scores answers, opened by a package that can call it."""
+
+    def grade(
+        self, row: dict[str, Any], answer: str, tool_calls: Sequence[tuple[str, Any]]
+    ) -> tuple[float | None, str]:
+        """Return the score of an answer and "", or None and what went wrong."""
+        ...
+
+
+#: Entry points of packages that open graders which run elsewhere, by the grader's kind.
+GROUP = "llmtune.graders"
+
+
+def open_function(grader: LambdaGrader) -> AbstractContextManager[Function]:
+    """Open the function of a grader by the installed package that can call it.
+
+    Raises:
+        InvalidJob: there is no such package.
+    """
+    from importlib.metadata import entry_points  # not at the top: it costs 25 ms
+
+    for point in entry_points(group=GROUP, name=grader.kind):
+        opened: AbstractContextManager[Function] = point.load()(grader)
+        return opened
+    raise InvalidJob(
+        f"no installed package can call a grader of kind {grader.kind}",
+        hint="install the extra of a backend that has such functions (docs/reinforcement.md)",
+    )
+
+
+class AsksJudge(Protocol):
+    """Whoever can ask the model of a judge."""
+
+    def ask(self, judge: JudgeGrader, prompt: JudgePrompt) -> str:
+        """Return the model's reply. Raises `VendorError` where it refuses, `OverBudget` where it costs too much."""
+        ...
+
+
+def read_question(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the turns of a row up to the one that is answered, as a judge is shown them."""
+    turns = [turn for turn in row.get("messages") or () if isinstance(turn, Mapping)]
+    while turns and turns[-1].get("role") == "assistant":
+        turns.pop()
+    if turns:
+        return turns
+    text = next((row[name] for name in ("prompt", "question", "problem", "input") if row.get(name)), "")
+    return [{"role": "user", "content": to_text(text)}]
+
+
+#: HTTP statuses of refusals that concern the account or the model, not one answer.
+_NOT_OF_A_ROW = (401, 403, 404)
+
+
 class GraderProcess:
     """An open grader. Use as a context manager: a Python grader has a process of its own.
 
-    Raises `InvalidJob` where a Python grader cannot be run, `MissingExtra` where a library is not installed.
+    `judge` asks the models of graders of kind judge; without it these give no score.
+
+    Raises `InvalidJob` where a Python grader cannot be run, `MissingExtra` where a library is not installed,
+    `MissingCredentials` where an endpoint's key is not set.
     """
 
-    def __init__(self, grader: Grader) -> None:
+    def __init__(self, grader: Grader, judge: AsksJudge | None = None) -> None:
         self.grader = grader
+        self._judge = judge
         self._exit = ExitStack()
         self._process: PythonProcess | None = None
+        self._function: Function | None = None
         self._parts: list[tuple[float, GraderProcess]] = []
         self._validator: Any = None
         self._pattern: PythonProcess | None = None
@@ -132,8 +200,15 @@ class GraderProcess:
         grader = self.grader
         if isinstance(grader, PythonGrader):
             self._process = self._exit.enter_context(PythonProcess(grader.source or "", grader.seconds))
+        elif isinstance(grader, HttpGrader):
+            self._function = self._exit.enter_context(HttpEndpoint(grader))
+        elif isinstance(grader, LambdaGrader):
+            self._function = self._exit.enter_context(open_function(grader))
         elif isinstance(grader, WeightedGrader):
-            self._parts = [(part.weight, self._exit.enter_context(GraderProcess(part.grader))) for part in grader.parts]
+            self._parts = [
+                (part.weight, self._exit.enter_context(GraderProcess(part.grader, self._judge)))
+                for part in grader.parts
+            ]
         elif isinstance(grader, SchemaGrader):
             self._validator = _open_schema(grader.json_schema)
         elif isinstance(grader, RegexGrader):
@@ -162,28 +237,48 @@ class GraderProcess:
         text = answer.text if grader.answer_from is None else take_part(grader.answer_from, answer.text)
         if text is None:
             return Score(get_range(grader)[0])
-        if isinstance(grader, PythonGrader):
-            assert self._process is not None
-            value, error = self._process.grade(dict(row), text)
-            if value is not None and not grader.lowest <= value <= grader.highest:
-                return Score(None, f"it returned {value:g}, outside {grader.lowest:g} to {grader.highest:g}")
-            return Score(value, error)
+        if isinstance(grader, PythonGrader | HttpGrader | LambdaGrader):
+            return self._call(grader, row, text, answer)
+        if isinstance(grader, JudgeGrader):
+            return self._ask_judge(grader, row, text)
         if isinstance(grader, RegexGrader):
             if self._pattern is not None and not _ends(self._pattern, text):
                 return Score(None, f"its pattern takes longer than {REGEX_SECONDS:g} s")
             return Score(float(re.search(grader.pattern, text) is not None))
         if isinstance(grader, SchemaGrader):
             return _validate(self._validator, text)
-        reference = find_reference(grader, row)
-        if reference is None:
-            return Score(None, f"the row has no {_name_reference(grader)}")
-        if isinstance(grader, ToolCallGrader):
-            return Score(_compare_calls(read_tool_calls(reference), answer.tool_calls, names_only=grader.names_only))
-        if isinstance(grader, SimilarityGrader):
-            score = METRICS[grader.metric].score
-            assert score is not None
-            return _score_text(score, to_text(reference), text)
-        return _match(grader, reference, text)
+        return _compare_with_reference(grader, row, text, answer)
+
+    def _ask_judge(self, grader: JudgeGrader, row: Mapping[str, Any], text: str) -> Score:
+        """Return the points of a judge; none for a reply that is not the form that was asked for."""
+        if self._judge is None:
+            return Score(None, "nobody was given to ask its judge (llmtune grade asks it)")
+        reference = find_reference(grader, row) if grader.reference is not None else None
+        shown = None if reference is None else to_text(reference)
+        prompt = write_scoring(grader.rubric, read_question(row), text, shown)
+        try:
+            reply = self._judge.ask(grader, prompt)
+        except VendorError as error:
+            if isinstance(error, TransientError) or error.status in _NOT_OF_A_ROW:
+                raise
+            return Score(None, f"its judge refused: {error.message}")
+        points = read_score(reply, prompt.id)
+        if points is None:
+            return Score(None, "its judge's reply is not the form that was asked for")
+        return Score(float(points[0]))
+
+    def _call(
+        self, grader: PythonGrader | HttpGrader | LambdaGrader, row: Mapping[str, Any], text: str, answer: Answer
+    ) -> Score:
+        """Return what a function pays that runs in a process of its own or elsewhere, if it keeps to its range."""
+        if self._process is not None:
+            value, error = self._process.grade(dict(row), text)
+        else:
+            assert self._function is not None
+            value, error = self._function.grade(dict(row), text, answer.tool_calls)
+        if value is not None and not grader.lowest <= value <= grader.highest:
+            return Score(None, f"it returned {value:g}, outside {grader.lowest:g} to {grader.highest:g}")
+        return Score(value, error)
 
     def _score_parts(self, row: Mapping[str, Any], answer: Answer) -> Score:
         total = weights = 0.0
@@ -195,6 +290,22 @@ class GraderProcess:
             total += weight * (score.value - lowest) / (highest - lowest)
             weights += weight
         return Score(total / weights)
+
+
+def _compare_with_reference(
+    grader: MatchGrader | SimilarityGrader | ToolCallGrader, row: Mapping[str, Any], text: str, answer: Answer
+) -> Score:
+    """Return what a grader pays that compares an answer with the row's reference."""
+    reference = find_reference(grader, row)
+    if reference is None:
+        return Score(None, f"the row has no {_name_reference(grader)}")
+    if isinstance(grader, ToolCallGrader):
+        return Score(_compare_calls(read_tool_calls(reference), answer.tool_calls, names_only=grader.names_only))
+    if isinstance(grader, SimilarityGrader):
+        score = METRICS[grader.metric].score
+        assert score is not None
+        return _score_text(score, to_text(reference), text)
+    return _match(grader, reference, text)
 
 
 def _ends(process: PythonProcess, text: str) -> bool:

@@ -22,10 +22,13 @@ from llmtune.job.graders import (
 )
 from llmtune.metrics import labels, text
 
-#: Kinds whose code needs a library that a vendor may not have.
+#: Kinds whose code needs a library or a network that a vendor may not have.
 NOT_PORTABLE = {
+    "judge": "it asks a model, which a vendor's Python graders cannot reach",
     "similarity": "its metrics need libraries that a vendor's graders may not have: write the comparison in Python",
     "schema": "it needs a library that a vendor's graders may not have: check the fields in Python, or match by json",
+    "http": "a vendor's graders have no network to call an endpoint by",
+    "lambda": "a vendor's graders have no network to call a function by",
 }
 
 _IMPORTS = """\

@@ -19,6 +19,7 @@ from llmtune.data.findings import Finding, error, warning
 from llmtune.errors import InvalidData
 from llmtune.graders.scoring import (
     Answer,
+    AsksJudge,
     GraderProcess,
     Score,
     find_reference,
@@ -26,10 +27,12 @@ from llmtune.graders.scoring import (
     make_right_answer,
     to_text,
 )
-from llmtune.job.graders import Grader
+from llmtune.job.graders import Grader, list_judges
 
-#: Rows that are tried at most.
-ROWS = 100
+#: Rows that are tried at most; fewer where a judge is asked for every answer, which takes time and may cost money.
+ROWS, JUDGED_ROWS = 100, 10
+#: A judge seldom gives the most points: what lies within this share of its range below them is paid in full.
+JUDGE_TOLERANCE = 0.25
 #: Of what a right answer earns above a wrong one: below the first share the difference is none, above the second a
 #: wrong answer is paid as if it were right.
 NO_DIFFERENCE, PAID_AS_RIGHT = 0.05, 0.5
@@ -113,6 +116,7 @@ def try_grader(
     samples: Sequence[Sequence[Answer]] | None = None,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
+    judge: AsksJudge | None = None,
 ) -> Trial:
     """Try a grader on rows.
 
@@ -122,6 +126,7 @@ def try_grader(
         samples: answers of a model, several for each row of `rows`.
         seed: of the choice of rows and of other rows' answers.
         on_progress: called with the answers scored so far and all of them.
+        judge: asks the models of graders of kind judge, which are tried on `JUDGED_ROWS` rows at most.
 
     Raises:
         InvalidData: there is no row, or no row has a reference.
@@ -130,7 +135,8 @@ def try_grader(
     """
     if not rows:
         raise InvalidData("there is no row to try the grader on")
-    chosen = sorted(random.Random(seed).sample(range(len(rows)), min(ROWS, len(rows))))
+    limit = JUDGED_ROWS if list_judges(grader) else ROWS
+    chosen = sorted(random.Random(seed).sample(range(len(rows)), min(limit, len(rows))))
     answers = _make_answers(grader, [rows[index] for index in chosen], seed)
     if not any(answer is not None for answer in answers["right"]) and _needs_reference(grader):
         field = getattr(grader, "reference", None)
@@ -145,7 +151,7 @@ def try_grader(
     total = sum(answer is not None for column in answers.values() for answer in column)
     began, done = time.perf_counter(), 0
     scores: dict[str, list[Score | None]] = {}
-    with GraderProcess(grader) as process:
+    with GraderProcess(grader, judge) as process:
         for kind, column in answers.items():
             scores[kind] = []
             for row, answer in zip(chosen, column, strict=True):
@@ -248,7 +254,7 @@ def _judge(
     findings = [
         *_find_errors(chosen, scores),
         *_find_constant(columns),
-        *_find_unpaid(columns, high),
+        *_find_unpaid(columns, high, JUDGE_TOLERANCE * (high - low) if list_judges(grader) else 0.0),
         *_find_paid(columns, summaries, low),
         *_find_brittle(columns),
     ]
@@ -354,16 +360,18 @@ def _find_constant(columns: Mapping[AnswerKind, Sequence[Score | None]]) -> list
     return []
 
 
-def _find_unpaid(columns: Mapping[AnswerKind, Sequence[Score | None]], high: float) -> list[Finding]:
+def _find_unpaid(columns: Mapping[AnswerKind, Sequence[Score | None]], high: float, tolerance: float) -> list[Finding]:
     values = _values(columns["right"])
-    unpaid = sum(value < high - 1e-9 for value in values)
+    due = high - tolerance
+    name = "the highest" if due == high else f"and the highest is {high:g}"
+    unpaid = sum(value < due - 1e-9 for value in values)
     if not unpaid:
         return []
     make = error if unpaid > len(values) / 2 else warning
     return [
         make(
             "right-answer-unpaid",
-            f"{unpaid} of {len(values)} right answers score below {high:g}, the highest (mean"
+            f"{unpaid} of {len(values)} right answers score below {due:g}, {name} (mean"
             f" {statistics.fmean(values):.3g})",
             "see whether answer_from finds the answer, and whether right_answer looks as a right answer does",
         )

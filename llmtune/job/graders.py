@@ -4,7 +4,7 @@
     operation: numeric
     reference: answer
 
-Every kind but `python` scores from 0 (wrong) to 1 (right). `weighted` combines several.
+Every kind scores from 0 (wrong) to 1 (right), but for those with a range of their own. `weighted` combines several.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
 from llmtune.errors import InvalidJob, UnknownName
 from llmtune.job.base import StrictModel
 from llmtune.job.files import locate_faults, read_mapping, read_text
+from llmtune.job.judge import JudgeModel
 from llmtune.metrics.registry import list_names
 
 #: Graders inside graders, at most: a `weighted` one may hold another.
@@ -169,6 +171,82 @@ class PythonGrader(_Spec):
             raise ValueError(f"lowest: {self.lowest:g} is not below highest ({self.highest:g})")
 
 
+class _Called(_Spec):
+    """A grader that runs elsewhere, and is asked for each answer."""
+
+    lowest: float = 0.0
+    """The lowest score that it may give."""
+
+    highest: float = 1.0
+    """The highest score that it may give."""
+
+    reference: str | None = None
+    """The row's field with the right answer, for the trial; by default the row's last assistant turn."""
+
+    right_answer: str = "{reference}"
+    """How a right answer may look, for the trial."""
+
+    def _check_rules(self) -> None:
+        if self.lowest >= self.highest:
+            raise ValueError(f"lowest: {self.lowest:g} is not below highest ({self.highest:g})")
+
+
+class HttpGrader(_Called):
+    """Pays what an endpoint of the user's answers: `POST {"row", "answer", "tool_calls"}` -> `{"score": number}`."""
+
+    kind: Literal["http"]
+    """Which grader it is."""
+
+    url: str
+    """The address: https, or http on this machine; without a password in it."""
+
+    key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    """The environment variable with the endpoint's key, which is sent as `Authorization: Bearer` and never stored."""
+
+    seconds: Annotated[float, Field(gt=0, le=300)] = 30.0
+    """The longest that one call may take, in seconds."""
+
+    retries: Annotated[int, Field(ge=0, le=10)] = 2
+    """How often a call is repeated that did not arrive, or was answered by 429 or 5xx."""
+
+    def _check_rules(self) -> None:
+        super()._check_rules()
+        check_address(self.url)
+
+
+#: An AWS Lambda function, or a version or alias of one.
+_LAMBDA = r"^arn:aws[a-z-]*:lambda:[a-z0-9-]+:\d{12}:function:[A-Za-z0-9_-]{1,64}(:[A-Za-z0-9$_-]{1,128})?$"
+
+
+class LambdaGrader(_Called):
+    """Pays what an AWS Lambda function returns: `[{"id", "messages", ...}]` -> `[{"id", "aggregate_reward_score"}]`.
+
+    The function is the user's. It is asked with the credentials of AWS's own chain (docs/reinforcement.md).
+    """
+
+    kind: Literal["lambda"]
+    """Which grader it is."""
+
+    function: Annotated[str, Field(pattern=_LAMBDA)]
+    """The ARN of the function."""
+
+    seconds: Annotated[float, Field(gt=0, le=900)] = 60.0
+    """The longest that one call may take, in seconds."""
+
+
+class JudgeGrader(JudgeModel, _Spec):
+    """Pays the 1 to 5 points that another model gives an answer, by a rubric."""
+
+    kind: Literal["judge"]
+    """Which grader it is."""
+
+    reference: str | None = None
+    """The row's field with a right answer, which the judge is shown; by default it is shown none."""
+
+    right_answer: str = "{reference}"
+    """How a right answer may look, for the trial."""
+
+
 class WeightedPart(StrictModel):
     """One of several graders, and how much it counts."""
 
@@ -191,7 +269,16 @@ class WeightedGrader(StrictModel):
 
 #: What scores an answer: one of the kinds.
 Grader = Annotated[
-    MatchGrader | RegexGrader | SimilarityGrader | ToolCallGrader | SchemaGrader | PythonGrader | WeightedGrader,
+    MatchGrader
+    | RegexGrader
+    | SimilarityGrader
+    | ToolCallGrader
+    | SchemaGrader
+    | PythonGrader
+    | HttpGrader
+    | LambdaGrader
+    | JudgeGrader
+    | WeightedGrader,
     Field(discriminator="kind"),
 ]
 WeightedPart.model_rebuild()
@@ -243,6 +330,11 @@ def list_parts(grader: Grader) -> list[Grader]:
     return [grader]
 
 
+def list_judges(grader: Grader) -> list[JudgeGrader]:
+    """Return the parts of a grader for which a model is asked."""
+    return [part for part in list_parts(grader) if isinstance(part, JudgeGrader)]
+
+
 def find_reference_field(grader: Grader) -> str | None:
     """Return the row's field with the right answer; None where it is the last assistant turn."""
     fields = (getattr(part, "reference", None) for part in list_parts(grader))
@@ -276,3 +368,18 @@ def check_regex(where: str, pattern: str) -> None:
         re.compile(pattern)
     except re.error as error:
         raise ValueError(f"{where}: {pattern!r} is no regular expression: {error}") from None
+
+
+def check_address(url: str) -> None:
+    """Refuse an address that is no https one (http on this machine), or that holds a password. Raises ValueError."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or port == 0 or parts.scheme not in ("http", "https") or re.search(r"[\s\x00-\x1f\x7f]", url):
+        raise ValueError("url: it is no address: write https://HOST/PATH")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("url: it holds a user's name or password, which would be stored: use key_env")
+    if parts.scheme == "http" and host not in ("localhost", "127.0.0.1", "::1"):
+        raise ValueError("url: rows and keys would travel unencrypted: write https://")

@@ -17,6 +17,7 @@ from llmtune.errors import InvalidJob
 from llmtune.job.base import StrictModel
 from llmtune.job.files import locate_faults, read_mapping, write_mapping
 from llmtune.job.graders import Grader, find_reference_field, load_grader, make_grader, read_sources
+from llmtune.job.judge import JudgeSpec
 from llmtune.redaction.rendering import Rendered
 
 if TYPE_CHECKING:
@@ -354,6 +355,10 @@ class EvaluationSpec(StrictModel):
     """Ask base and tuned model questions outside the task too, to see what else tuning has changed: true (the panel
     that llmtune ships), the name of a panel, or the path of a file (docs/panel.md). false asks none."""
 
+    judge: JudgeSpec | None = None
+    """A model that judges the answers of base and tuned model by a rubric (docs/judge.md); None asks none. Unless it
+    runs on this machine, the judged rows are sent to it."""
+
     temperature: Annotated[float, Field(ge=0)] = 0.0
     """Sampling temperature of the answers. >= 0; 0 is greedy."""
 
@@ -396,12 +401,21 @@ class EvaluationSpec(StrictModel):
             raise ValueError("panel is true, false, the name of a panel or the path of a file, not an empty text")
         return panel
 
+    def _check_rules(self) -> None:
+        if self.judge is not None and self.judge.mode == "pairwise" and not self.measures("base"):
+            raise ValueError(
+                "judge compares with the answers of the base model's, and baselines leaves base out (mode: score)"
+            )
+
     def relative_to(self, folder: Path) -> EvaluationSpec:
-        """Return the same spec with the path of a panel resolved against `folder` (where the job file is)."""
+        """Return the same spec with the paths of its files resolved against `folder` (where the job file is)."""
         panel = self.panel
-        if isinstance(panel, bool) or not is_panel_path(panel) or Path(panel).expanduser().is_absolute():
+        if not isinstance(panel, bool) and is_panel_path(panel) and not Path(panel).expanduser().is_absolute():
+            panel = str(folder / panel)
+        judge = None if self.judge is None else self.judge.relative_to(folder)
+        if panel == self.panel and judge is self.judge:
             return self
-        return self.model_copy(update={"panel": str(folder / panel)})
+        return self.model_copy(update={"panel": panel, "judge": judge})
 
     def measures(self, baseline: Baseline, *, free: bool = False) -> bool:
         """Return whether the tuned model is compared with a baseline; `free` says that answers cost nothing."""
@@ -504,6 +518,8 @@ class TuningJob(Rendered, StrictModel):
     def _check_rules(self) -> None:
         if self.method == "classification" and self.evaluation.panel is not False:
             raise ValueError("evaluation.panel asks for texts, and a classifier answers with labels alone")
+        if self.method == "classification" and self.evaluation.judge is not None:
+            raise ValueError("evaluation.judge judges texts, and a classifier answers with labels alone")
         if self.method == "reinforcement" and self.grader is None:
             raise ValueError("grader is missing: method reinforcement learns from what a grader pays (docs/grade.md)")
         if self.method != "reinforcement" and self.grader is not None:

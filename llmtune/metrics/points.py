@@ -85,6 +85,12 @@ SERIES: dict[str, SeriesInfo] = {
         "speed", "tokens/s", "higher", "tokens that went through the model, padding left out, per second"
     ),
     "validation/tokens": SeriesInfo("validation tokens", "tokens", None, "tokens the validation loss was taken over"),
+    "validation/panel_log_likelihood": SeriesInfo(
+        "log-likelihood on the panel",
+        "nats/token",
+        "higher",
+        "mean log-likelihood of the tokens of the panel's reference answers, outside the task",
+    ),
     "train/reward_margin": SeriesInfo(
         "training reward margin", "nats", "higher", "DPO: implicit reward of the preferred answer minus the rejected's"
     ),

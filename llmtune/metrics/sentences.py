@@ -105,6 +105,41 @@ SENTENCES: Final[dict[str, str]] = {
         "The base model answers only {share} of the questions right, so accuracy has little to lose{likelihood}."
     ),
     "panel_floor_likelihood": "; the likelihood of the reference answers says more",
+    # The judge: one model's opinion of the answers.
+    "judge_better": "The judge prefers the tuned model's answers: win rate {figure} on {rows}, ties counted half.",
+    "judge_worse": "The judge prefers the base model's answers: win rate of the tuned {figure} on {rows}, ties counted"
+    " half.",
+    "judge_not separable": (
+        "The judge does not tell the tuned model's answers from the base model's: win rate {figure} on {rows}, ties"
+        " counted half."
+    ),
+    "judge_score_better": "The judge gives the tuned model more points: {before} to {after} ({change}) on {rows}.",
+    "judge_score_worse": "The judge gives the tuned model fewer points: {before} to {after} ({change}) on {rows}.",
+    "judge_score_not separable": (
+        "The judge's points do not tell the tuned model from its base: {before} to {after} ({change}) on {rows}."
+    ),
+    "judge_turned": (
+        "The order of the answers turned the verdict in {turned} (for the first answer in {first}, for the second in"
+        " {second}): these are ties."
+    ),
+    "judge_position_bias": (
+        "The judge has a position bias: the order of the answers turned the verdict in {turned} (for the first answer"
+        " in {first}, for the second in {second}): these are ties."
+    ),
+    "judge_unreadable": "{rows} without a verdict: the judge's reply was not in the form that was asked for.",
+    "judge_refused": "{rows} without a verdict: the judge's backend refused to answer.",
+    "judge_unanswered": "{rows} not judged: a model gave no answer.",
+    "judge_no_labels": (
+        "Whether it judges as people do is not measured (evaluation.judge.labels takes answers labelled by people)."
+    ),
+    "judge_labels_unreadable": "Its agreement with people is not measured: {reason}.",
+    "judge_agrees": "On {labels} it agrees with people in {share}, beyond chance: kappa {kappa}.",
+    "judge_chance": (
+        "On {labels} it agrees with people in {share}, which is no better than chance (kappa {kappa}): its verdicts"
+        " say nothing."
+    ),
+    "judge_no_kappa": "On {labels} it agrees with people in {share}; kappa is not defined: {reason}.",
+    "judge_labels_left_out": "{labels} without a verdict that could be read.",
     # A board.
     "no_result_at_all": "No member has a result.",
     "only_one_result": "{name} is the only member with a result.",

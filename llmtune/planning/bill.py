@@ -53,13 +53,14 @@ def compare_bill(receipt: Receipt, billed: Billed | None, epochs: object = None)
         actual = compute_from_tokens(receipt, billed.tokens)
         basis = "computed" if actual is not None else basis
     difference = None if actual is None or estimate.training is None else actual - estimate.training
+    is_within = low is not None and actual is not None and difference is not None and low <= actual and difference < 0
     return BillComparison(
         low=low,
         high=estimate.training,
         actual=actual,
         basis=basis,
         difference=difference,
-        explanation=_explain(receipt, billed, epochs, difference),
+        explanation="within the estimate" if is_within else _explain(receipt, billed, epochs, difference),
         currency=planned.currency,
     )
 
@@ -91,4 +92,8 @@ def _explain(receipt: Receipt, billed: Billed | None, epochs: object, difference
         share = 100 * abs(tokens - expected) / expected
         how = "from words and signs" if receipt.data.tokens_estimated else "with the model's tokenizer"
         return f"{tokens:,} tokens were billed, {share:.0f} % {more} than the {expected:,.0f} estimated {how}"
+    priced = compute_from_tokens(receipt, tokens)
+    amount = billed.amount if billed is not None else None
+    if priced is not None and amount is not None and abs(amount - priced) <= NEGLIGIBLE * priced:
+        return "the training tokens are as estimated, at the plan's price; what was planned besides was not billed"
     return "the tokens are as estimated, so the vendor's price is not the one of the plan"

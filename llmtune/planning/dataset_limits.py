@@ -83,14 +83,18 @@ def build_dataset_status(
     warnings = changed + [finding for finding in findings if finding.severity == "warning"]
     infos = [finding for finding in findings if finding.severity == "info"]
     prompt_tokens, answer_tokens = _count_row_tokens(dataset, counted)
-    exact = _count_exactly(rendering, dataset, max_tokens, on_too_long, prompt_loss_weight)
+    exact = _count_exactly(rendering, dataset.train, max_tokens, on_too_long, prompt_loss_weight)
+    validation_tokens = 0
+    if limits.validation != "unused":
+        exact_validation = _count_exactly(rendering, dataset.validation, max_tokens, on_too_long, 0.0)
+        validation_tokens = counted["validation"] if exact_validation is None else exact_validation
     return DatasetStatus(
         source=dataset.source,
         sha256=dataset.sha256 or None,
         rows=dataset.counts,
         tokens=counted["train"] if exact is None else exact,
         tokens_estimated=exact is None,
-        validation_tokens=counted["validation"] if limits.validation != "unused" else 0,
+        validation_tokens=validation_tokens,
         prompt_tokens=prompt_tokens,
         answer_tokens=answer_tokens,
         errors=len(errors),
@@ -114,15 +118,19 @@ def count_dataset_tokens(dataset: Dataset, rules: VendorRows | None) -> dict[str
 
 
 def _count_exactly(
-    rendering: Rendering | None, dataset: Dataset, max_tokens: int | None, on_too_long: OnTooLong, prompt_weight: float
+    rendering: Rendering | None,
+    rows: Sequence[Example],
+    max_tokens: int | None,
+    on_too_long: OnTooLong,
+    prompt_weight: float,
 ) -> int | None:
-    """Return the training tokens as the backend itself would count them; None where that cannot be done here."""
+    """Return the tokens of rows as the backend itself would count them; None where that cannot be done here."""
     from llmtune.errors import InvalidData
 
     if rendering is None or rendering.count_tokens is None:
         return None
     try:
-        return rendering.count_tokens(dataset.train, max_tokens, on_too_long, prompt_weight)
+        return rendering.count_tokens(rows, max_tokens, on_too_long, prompt_weight)
     except InvalidData:  # rows that would be refused, which the findings name
         return None
 

@@ -14,6 +14,7 @@ from llmtune import _clock
 from llmtune.errors import InvalidData, InvalidJob, LlmtuneError
 from llmtune.job.spec import TuningJob
 from llmtune.planning.job_cost import estimate_cost
+from llmtune.planning.judge import FindRun, plan_grader, plan_judge
 from llmtune.planning.panel import plan_panel
 from llmtune.planning.rented import suggest_machines
 from llmtune.provider.abilities import (
@@ -57,6 +58,7 @@ def plan(
     today: date | None = None,
     earlier_model: FindModel | None = None,
     recall_speed: RecallSpeed = lambda *_: None,
+    find_run: FindRun | None = None,
 ) -> Receipt:
     """Plan a job on one backend: the receipt says what becomes of each field, with the exact request and the cost.
 
@@ -68,11 +70,12 @@ def plan(
         today: the day on which the plan is made, for lifecycles; None is today.
         earlier_model: looks up the model of `model: run:ID` in the run store (see `llmtune.runs.plans`).
         recall_speed: looks up how fast an earlier run on this machine was.
+        find_run: looks up the tuned model of `evaluation.judge.model: run:ID` in the run store.
 
     Raises:
         InvalidJob: the job names no model for this provider, or its options are wrong.
         UnknownName: there is no such provider, or no panel of that name.
-        InvalidData: the panel's file cannot be read.
+        InvalidData: the file of the panel, or of the judge's labels, cannot be read.
     """
     backend = get_provider(provider)
     if dataset is None:
@@ -107,6 +110,8 @@ def plan(
         receipt = receipt.model_copy(update={"duration": duration})
     if isinstance(backend, SupportsCostEstimate):
         receipt = receipt.model_copy(update={"cost": backend.estimate_cost(receipt)})
+    receipt = receipt.model_copy(update=plan_judge(job, status, receipt, find_run))
+    receipt = receipt.model_copy(update=plan_grader(job, status, receipt, find_run))
     if isinstance(backend, SupportsPlanNotes):
         receipt = receipt.model_copy(update={"warnings": (*receipt.warnings, *backend.plan_notes(receipt))})
     if needs_deployment(job, capabilities, status) and not isinstance(backend, SupportsDeploymentCheck):
@@ -126,6 +131,7 @@ def plan_all(
     today: date | None = None,
     earlier_model: FindModel | None = None,
     recall_speed: RecallSpeed = lambda *_: None,
+    find_run: FindRun | None = None,
 ) -> dict[str, Receipt | LlmtuneError]:
     """Plan a job on each backend, reading the dataset once. A backend that cannot plan it is given its error."""
     dataset = read_dataset(job)
@@ -140,6 +146,7 @@ def plan_all(
                 today=today,
                 earlier_model=earlier_model,
                 recall_speed=recall_speed,
+                find_run=find_run,
             )
         except LlmtuneError as error:
             plans[name] = error

@@ -70,11 +70,13 @@ _HOME = {
     "ServerFormat": "llmtune.provider.abilities",
     "ImportsWeights": "llmtune.provider.abilities",
     "WeightImport": "llmtune.provider.abilities",
+    "WritesGraders": "llmtune.provider.abilities",
     "ConversionContext": "llmtune.provider.declarations",
     "FieldReceipt": "llmtune.provider.receipt",
     "Files": "llmtune.provider.types",
     "Float": "llmtune.provider.values",
     "FindSpeed": "llmtune.provider.duration",
+    "FindsModels": "llmtune.provider.abilities",
     "Footprint": "llmtune.provider.memory",
     "MemoryPart": "llmtune.provider.memory",
     "FunctionGenerator": "llmtune.provider.chat",
@@ -102,6 +104,7 @@ _HOME = {
     "NotApplicable": "llmtune.provider.declarations",
     "ObjectStore": "llmtune.provider.object_store",
     "Options": "llmtune.provider.types",
+    "JudgePlan": "llmtune.provider.receipt",
     "PanelPlan": "llmtune.provider.receipt",
     "Pausable": "llmtune.provider.abilities",
     "SupportsTokenPreview": "llmtune.provider.abilities",
@@ -237,6 +240,7 @@ __all__ = [
     "FieldReceipt",
     "Files",
     "FindSpeed",
+    "FindsModels",
     "Float",
     "Footprint",
     "FunctionGenerator",
@@ -247,6 +251,7 @@ __all__ = [
     "Inherent",
     "Int",
     "JobRef",
+    "JudgePlan",
     "KeepsDecisionRules",
     "LabelScorer",
     "Lifecycle",
@@ -318,6 +323,7 @@ __all__ = [
     "UploadRef",
     "ValueType",
     "WeightImport",
+    "WritesGraders",
     "chat_message",
     "count_from_interval",
     "deep_merge",
@@ -364,6 +370,7 @@ if TYPE_CHECKING:
     from llmtune.provider.abilities import ExportFormat as ExportFormat
     from llmtune.provider.abilities import Exporting as Exporting
     from llmtune.provider.abilities import ExportsForServers as ExportsForServers
+    from llmtune.provider.abilities import FindsModels as FindsModels
     from llmtune.provider.abilities import HasCatalog as HasCatalog
     from llmtune.provider.abilities import HasLivePrices as HasLivePrices
     from llmtune.provider.abilities import ImportsWeights as ImportsWeights
@@ -392,6 +399,7 @@ if TYPE_CHECKING:
     from llmtune.provider.abilities import SupportsTokenPreview as SupportsTokenPreview
     from llmtune.provider.abilities import SupportsWarmStart as SupportsWarmStart
     from llmtune.provider.abilities import WeightImport as WeightImport
+    from llmtune.provider.abilities import WritesGraders as WritesGraders
     from llmtune.provider.base import BARE as BARE
     from llmtune.provider.base import BaseProvider as BaseProvider
     from llmtune.provider.base import Credentials as Credentials
@@ -483,6 +491,7 @@ if TYPE_CHECKING:
     from llmtune.provider.reading import unix_seconds as unix_seconds
     from llmtune.provider.receipt import DatasetStatus as DatasetStatus
     from llmtune.provider.receipt import FieldReceipt as FieldReceipt
+    from llmtune.provider.receipt import JudgePlan as JudgePlan
     from llmtune.provider.receipt import LifecycleStatus as LifecycleStatus
     from llmtune.provider.receipt import PanelPlan as PanelPlan
     from llmtune.provider.receipt import Receipt as Receipt

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llmtune.data.facts import DatasetFacts
     from llmtune.data.findings import Finding
     from llmtune.data.rendering.preview import TokenPreview
+    from llmtune.job.graders import Grader
     from llmtune.job.spec import Adapter
     from llmtune.provider.catalog import Catalog
     from llmtune.provider.cost import CostEstimate
@@ -69,6 +70,15 @@ class KeepsDecisionRules(Protocol):
 
     def read_decision_rules(self, model: ModelRef) -> str | None:
         """Return the stored text; None where there is none."""
+        ...
+
+
+@runtime_checkable
+class WritesGraders(Protocol):
+    """A provider whose service scores answers by source that llmtune writes of a grader."""
+
+    def write_grader_source(self, grader: Grader) -> str:
+        """Return that source, of a grader for which `llmtune.graders.source.find_obstacle` is None."""
         ...
 
 
@@ -315,10 +325,11 @@ class SupportsTimeEstimate(Protocol):
 
 @runtime_checkable
 class SupportsCostEstimate(Protocol):
-    """A provider whose bill is not by tokens, and which estimates it itself."""
+    """A provider whose bill is not, or not only, by the tokens of each epoch, and which estimates it itself."""
 
     def estimate_cost(self, receipt: Receipt) -> CostEstimate:
-        """Estimate the cost of a run, by the memory and time in its `receipt`. Sends nothing."""
+        """Estimate the cost of a run, by the estimate from its tokens, the memory and the time in its `receipt`. Sends
+        nothing."""
         ...
 
 
@@ -423,6 +434,16 @@ class ModelSuggestion(DocumentedModel):
     def here(self) -> bool:
         """Whether it is on this machine."""
         return self.source != "hub"
+
+
+@runtime_checkable
+class FindsModels(Protocol):
+    """A provider whose models are asked by other names than those that jobs train: deployments, say."""
+
+    def find_model(self, name: str) -> ModelRef | Unavailable:
+        """Return what is called `name` in the account as a reference for `generator`, or why it cannot be asked. Sends
+        nothing."""
+        ...
 
 
 @runtime_checkable

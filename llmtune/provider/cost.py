@@ -162,6 +162,25 @@ def estimate(
     )
 
 
+def add_line(estimate: CostEstimate, line: CostLine) -> CostEstimate:
+    """Return the estimate with one more part of the evaluation; one whose amount is not known is left out of it."""
+    training = CostLine(
+        name="training",
+        low=estimate.training,
+        high=estimate.training,
+        formula=estimate.formula,
+        unknown=estimate.unknown,
+    )
+    lines = estimate.lines or (training,)
+    changed: dict[str, object] = {"lines": (*lines, line)}
+    if line.high is not None:
+        changed["evaluation"] = (estimate.evaluation or 0.0) + line.high
+        changed["total"] = None if estimate.total is None else estimate.total + line.high
+        changed["low"] = None if estimate.low is None else estimate.low + (line.low or 0.0)
+        changed["formula"] = "; ".join(filter(None, (estimate.formula, line.formula)))
+    return estimate.model_copy(update=changed)
+
+
 def _explain_no_price(price: Price) -> str:
     """Return why training has no price per token: the note, and the page that was looked at."""
     if price.training_hour is not None:

@@ -332,8 +332,9 @@ class Client:
         return self.send("GET", path, query=query, safe=True)
 
     def get_pages(self, path: str, **query: str) -> Iterator[Any]:
-        """Send GET requests and yield the JSON of each page of a list, as long as an answer names a next page (`Link:
-        <address>; rel="next"`, RFC 8288).
+        """Send GET requests, the first with the parameters in `query`, and yield the JSON of each page of a list.
+
+        An answer names the next page in its header `Link: <address>; rel="next"` (RFC 8288).
 
         Raises as `send` does, and `VendorError` for a next page at another address, and for a list without an end.
         """
@@ -344,7 +345,10 @@ class Client:
             link = response.links.get("next", {}).get("url")
             if not link:
                 return
-            address = urljoin(self._url + path, link)
+            try:
+                address = urljoin(self._url + path, link)
+            except ValueError:
+                raise VendorError(f"GET {path.partition('?')[0]}: the address of the next page is none") from None
             check_vendor_url(address, base=self._url, hosts=())
             if not address.startswith(f"{self._url}/"):
                 raise VendorError(f"GET {path.partition('?')[0]}: the next page is at another address")

@@ -123,6 +123,40 @@ class PanelPlan(FrozenModel):
     """Of the reference answers."""
 
 
+class JudgePlan(FrozenModel):
+    """A model that judges the answers of base and tuned model in the evaluation.
+
+    `model` is the judge as the job names it, `location` where it is asked; `leaves_machine` says whether the judged
+    rows are sent there from this machine, and `billed` whether its replies cost money, as far as is known. `mode` is
+    "pairwise" or "score"; `rows` test rows and `labels` labelled answers are judged by `replies` at most.
+    `prompt_tokens` is an estimate over all of them, `reply_tokens` the most that they may have; None where the dataset
+    could not be read.
+    """
+
+    model: str
+    location: str
+    leaves_machine: bool
+    billed: bool
+    mode: str
+    rows: int
+    labels: int = 0
+    replies: int = 0
+    prompt_tokens: int | None = None
+    reply_tokens: int | None = None
+    obstacle: str | None = None
+    """Why it cannot be asked from here; None where nothing is known against it."""
+
+    def describe_sending(self) -> str:
+        """Say what is sent where: the sentence that a plan and a run warn with; "" where nothing leaves the machine."""
+        if not self.leaves_machine:
+            return ""
+        labels = f", and {self.labels:,} labelled answers," if self.labels else ""
+        return (
+            f"evaluation.judge: up to {self.rows:,} test rows and the models' answers to them{labels} are sent to"
+            f" {self.model} at {self.location}"
+        )
+
+
 class LifecycleStatus(FrozenModel):
     """Whether the service takes this job today.
 
@@ -161,6 +195,9 @@ class Receipt(Rendered, FrozenModel):
     data: DatasetStatus = DatasetStatus()
     panel: PanelPlan | None = None
     """Questions outside the task; None where the job asks for none, or nothing is evaluated."""
+
+    judge: JudgePlan | None = None
+    """A judge of the models' answers; None where the job names none, or nothing is evaluated."""
 
     request: Request | None = None
     cost: CostEstimate = CostEstimate(unknown="not estimated")
@@ -207,7 +244,14 @@ class Receipt(Rendered, FrozenModel):
             obstacles.append("no credentials were found")
         if self.ready.missing_settings:
             obstacles.append(f"settings are missing: {', '.join(self.ready.missing_settings)}")
+        if self.judge is not None and self.judge.obstacle is not None:
+            obstacles.append(f"evaluation.judge: {self.judge.obstacle}")
         return obstacles
+
+    @property
+    def bills_judge(self) -> bool:
+        """Whether the evaluation asks a judge who bills: then a job on this machine costs money, too."""
+        return self.judge is not None and self.judge.billed
 
     def sent_fields(self) -> Iterator[FieldReceipt]:
         """Yield the fields that go into the training request."""

@@ -185,7 +185,8 @@ def _grader_receipt(job: TuningJob, declared: Converted | None, facts: Conversio
     requested = job.grader.model_dump(mode="json", exclude_defaults=True)
     if declared is None:
         reason = "no reinforcement job is started here"
-        return FieldReceipt(field="grader", support="unsupported", requested=requested, reason=reason)
+        # Its kind alone: a plan prints what is not used, and a grader's source may have hundreds of lines.
+        return FieldReceipt(field="grader", support="unsupported", requested=job.grader.kind, reason=reason)
     receipt = _convert("grader", job.grader, declared, facts, declared.source or None)
     support: Support = "invalid" if receipt.support == "unsupported" else receipt.support
     return receipt.model_copy(update={"support": support, "requested": requested})

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from llmtune._models import DocumentedModel
 from llmtune.errors import InvalidData, LlmtuneError, MissingExtra
-from llmtune.evaluation.results import EvaluationResult, PanelResult, PanelSystem
+from llmtune.evaluation.judge.results import JudgeResult
+from llmtune.evaluation.results import EvaluationResult, PanelResult, PanelSystem, Usage
 from llmtune.metrics.diagnosis import Diagnosis
 from llmtune.metrics.intervals import Interval
 from llmtune.metrics.points import MetricPoint, NotReported, Number, Series
@@ -222,6 +223,21 @@ class SeedSpread(DocumentedModel):
         return not isinstance(self.interval, NotReported) and not self.interval.low <= value <= self.interval.high
 
 
+def _judge_usage(result: EvaluationResult) -> list[Usage]:
+    """Return the tokens of the judge's replies; none where none was asked."""
+    if not isinstance(result.judge, JudgeResult):
+        return []
+    cost = result.judge.cost
+    return [
+        Usage(
+            prompt_tokens=cost.prompt_tokens,
+            completion_tokens=cost.completion_tokens,
+            asked=cost.replies - cost.stored,
+            cached=cost.stored,
+        )
+    ]
+
+
 class EarlierEvaluation(DocumentedModel):
     """An evaluation that a later one has replaced: its figures, the answers it asked for, and the `seconds` it took."""
 
@@ -267,6 +283,7 @@ class EarlierEvaluation(DocumentedModel):
         reported = [
             *(system.usage for system in systems.values()),
             *(system.usage for system in panel if isinstance(system, PanelSystem)),
+            *_judge_usage(result),
         ]
         usages = [usage for usage in reported if not isinstance(usage, NotReported)]
         tokens: dict[str, int | NotReported] = {}

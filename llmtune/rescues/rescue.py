@@ -22,9 +22,10 @@ from llmtune.rescues.options import RescueOptions, log_progress
 from llmtune.rescues.results import Rescue, RescueReport, RescueSource
 from llmtune.rescues.verify import verify_server
 from llmtune.runs.api import start
+from llmtune.runs.backend import provider_of
 from llmtune.runs.failpoints import failpoint
 from llmtune.runs.options import check_keywords
-from llmtune.runs.run import Run, provider_of
+from llmtune.runs.run import Run
 from llmtune.runs.store.store import open_store
 from llmtune.verifications.endpoint import Endpoint
 

@@ -31,7 +31,7 @@ from llmtune.provider.types import ModelRef, RemoteJob, RemoteModel
 from llmtune.redaction.secrets import scrub
 from llmtune.rescues.folder import Folder
 from llmtune.rescues.results import DataFile, RescueSource
-from llmtune.runs.run import provider_of
+from llmtune.runs.backend import provider_of
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.store import Store
 

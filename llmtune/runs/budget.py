@@ -60,6 +60,13 @@ def check_budget(
         raise billed.over
 
 
+def name_biller(receipt: Receipt, *, hosted: bool) -> str:
+    """Return who bills a run: its backend, or the judge of one on this machine."""
+    if hosted or receipt.judge is None:
+        return receipt.target.provider
+    return f"the judge {receipt.judge.model}"
+
+
 def check_run(
     receipt: Receipt, *, hosted: bool, budget: float | None, confirmed: bool, allow_unknown_cost: bool = False
 ) -> None:
@@ -67,7 +74,8 @@ def check_run(
 
     Args:
         receipt: the plan, with its estimate.
-        hosted: whether the job leaves this machine; a local run costs nothing and always passes.
+        hosted: whether the job leaves this machine; a local run costs nothing, unless its evaluation asks a judge who
+            bills.
         budget: the most that may be spent, in the estimate's currency (USD), or None.
         confirmed: whether the cost was agreed to (at the terminal, by `--yes`, or by calling Python).
         allow_unknown_cost: let a cost that is not known pass under a budget.
@@ -75,11 +83,11 @@ def check_run(
     Raises:
         OverBudget: with the estimate, and what to pass instead.
     """
-    if not hosted:
+    if not hosted and not receipt.bills_judge:
         return
     if budget is not None and budget < 0:
         raise OverBudget(f"a budget of {budget:g} USD allows nothing")
-    name, cost = receipt.target.provider, receipt.cost
+    name, cost = name_biller(receipt, hosted=hosted), receipt.cost
 
     def bill(budget: float) -> CostTotal:
         total = cost.total or 0.0

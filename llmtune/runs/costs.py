@@ -27,7 +27,7 @@ class RunCost(FrozenModel):
     """What one run cost. `spent` is the bill, else what its billed tokens come to, else the estimate's upper end.
 
     `basis` says which: "billed", "computed", "estimated", or "unknown" with `spent` None. Runs on one's own machine are
-    "free".
+    "free", but for a judge who bills.
     """
 
     run: str
@@ -68,7 +68,11 @@ def cost_run(record: RunRecord) -> RunCost:
         "tags": tags,
     }
     if not record.hosted:
-        return RunCost(**common, spent=0.0, basis="free")
+        judged = record.receipt and record.plan.bills_judge and record.state is RunState.SUCCEEDED
+        if not judged:
+            return RunCost(**common, spent=0.0, basis="free")
+        incomplete = record.cost.why_incomplete() is not None
+        return RunCost(**common) if incomplete else RunCost(**common, spent=record.cost.total, basis="estimated")
     if not record.receipt:
         return RunCost(**common)
     bill = compare_bill(record.plan, record.billed, record.resolved.get("epochs"))

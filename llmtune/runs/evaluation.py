@@ -21,6 +21,7 @@ from llmtune.provider.types import DeploymentRef, ModelRef, Ref, RunState, Targe
 from llmtune.redaction.secrets import scrub_leaves
 from llmtune.runs import seed_spread, settling, verifications
 from llmtune.runs.evaluation_progress import EvaluationProgress, store_progress
+from llmtune.runs.judge import open_judge
 from llmtune.runs.store.records import RunRecord
 from llmtune.runs.store.samples import read_samples
 from llmtune.runs.store.store import Store
@@ -136,6 +137,7 @@ def evaluate_dataset(
     calibration_rows = count_calibration_rows(dataset, spec, hosted=provider.hosted)
     spec = spec.model_copy(update={"calibration_rows": calibration_rows})
     panel_questions = len(panel.panel.questions) if isinstance(panel, PanelRun) else 0
+    judge = open_judge(spec.judge, record)
     request.progress.expect(_count_questions(generators, dataset, spec, fit_rows, panel_questions))
     began = time.monotonic()
     result = ask_and_score(
@@ -149,7 +151,11 @@ def evaluate_dataset(
             labels=dataset.labels, rule="likelihood" if job.method == "classification" else None, seed=job.seed or 0
         ),
         answering=AnswerOptions(
-            models=models, cache=FileCache(answers_folder(record)), on_progress=request.progress, panel=panel
+            models=models,
+            cache=FileCache(answers_folder(record)),
+            on_progress=request.progress,
+            panel=panel,
+            judge=judge,
         ),
     )
     if result.fit is not None and spec.fit_rows is None and fit_rows < FIT_ROWS:

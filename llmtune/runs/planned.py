@@ -19,6 +19,7 @@ from llmtune._safety.private_files import make_private_folder
 from llmtune._version import __version__
 from llmtune.config import home, redact
 from llmtune.errors import InvalidData, LlmtuneError, LlmtuneWarning, MissingCredentials, MissingExtra, ProviderClosed
+from llmtune.job.graders import list_judges
 from llmtune.provider.abilities import SupportsDeploymentCheck
 from llmtune.provider.protocol import Provider
 from llmtune.provider.receipt import Receipt
@@ -33,6 +34,8 @@ from llmtune.runs.store.store import Store
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
     from llmtune.data.findings import Finding
+    from llmtune.graders.scoring import AsksJudge
+    from llmtune.job.graders import Grader
     from llmtune.job.spec import TuningJob
 
 
@@ -85,12 +88,9 @@ def prepare_run(
         existing_run = store.find_by_fingerprint(fingerprint, reuse=options.reuse)
         if existing_run is not None:
             return existing_run, "reused" if existing_run.state.final else "joined"
-    if job.grader is not None:
-        from llmtune.graders.job_trial import check_grader
-
-        # A grader that pays for nothing, or for everything, is found before the training is paid.
-        for remark in check_grader(job.grader, dataset.train):
-            warnings.warn(remark, LlmtuneWarning, stacklevel=3)
+    # A grader that pays for nothing, or for everything, is found before the training is paid.
+    if job.grader is not None and not list_judges(job.grader):
+        _try_grader(job.grader, dataset, None)
     check_run(
         receipt,
         hosted=provider.hosted,
@@ -98,6 +98,11 @@ def prepare_run(
         confirmed=options.yes,
         allow_unknown_cost=options.allow_unknown_cost,
     )
+    if job.grader is not None and list_judges(job.grader):  # its trial asks a model, which may cost money
+        from llmtune.runs.judge import GraderJudge
+
+        with GraderJudge(options.budget) as judge:
+            _try_grader(job.grader, dataset, judge)
     if receipt.request is not None:
         try:
             check_findings(provider, provider.preflight(receipt.request))
@@ -107,6 +112,14 @@ def prepare_run(
             scrub_error(error)
             raise
     return store.create_or_join(record, join=not options.new, reuse=options.reuse and not options.new)
+
+
+def _try_grader(grader: Grader, dataset: Dataset, judge: AsksJudge | None) -> None:
+    """Try a job's grader on its training rows, and warn of what is found. Raises `InvalidJob` for an unfit one."""
+    from llmtune.graders.job_trial import check_grader
+
+    for remark in check_grader(grader, dataset.train, judge):
+        warnings.warn(remark, LlmtuneWarning, stacklevel=4)
 
 
 def check_can_run(receipt: Receipt, options: StartOptions, *, listed: str) -> None:
@@ -138,6 +151,10 @@ def check_can_run(receipt: Receipt, options: StartOptions, *, listed: str) -> No
             f" {receipt.data.findings[0] if receipt.data.findings else 'see the check'}",
             findings=receipt.data.findings,
             hint=f"llmtune data check PATH --provider {receipt.target.kind}",
+        )
+    if receipt.judge is not None and receipt.judge.obstacle is not None:
+        raise LlmtuneError(
+            f"evaluation.judge: {receipt.judge.obstacle}", hint="leave the judge out, or make it reachable"
         )
     check_lossless(receipt.data.lossy, allow=options.allow_lossy_data, listed=listed)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from llmtune.planning import plan as planning
 from llmtune.runs.continue_from import earlier_model
+from llmtune.runs.judge import find_run
 from llmtune.runs.options import check_keywords
 from llmtune.runs.speeds import find_speed
 
@@ -42,7 +43,13 @@ def plan(
         UnknownName: there is no such provider.
     """
     return planning.plan(
-        job, provider, dataset=dataset, today=today, earlier_model=earlier_model, recall_speed=find_speed
+        job,
+        provider,
+        dataset=dataset,
+        today=today,
+        earlier_model=earlier_model,
+        recall_speed=find_speed,
+        find_run=find_run,
     )
 
 
@@ -51,7 +58,9 @@ def plan_all(
     job: TuningJob, providers: Iterable[str | Provider], *, today: date | None = None
 ) -> dict[str, Receipt | LlmtuneError]:
     """Plan a job at several backends, reading the dataset once; the error of one that cannot be asked is its value."""
-    return planning.plan_all(job, providers, today=today, earlier_model=earlier_model, recall_speed=find_speed)
+    return planning.plan_all(
+        job, providers, today=today, earlier_model=earlier_model, recall_speed=find_speed, find_run=find_run
+    )
 
 
 def target_of(job: TuningJob, provider: Provider) -> Target:

@@ -10,15 +10,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from llmtune.config import note_secrets
 from llmtune.errors import InvalidJob, LlmtuneError, RunFailed, StoreUnavailable
 from llmtune.metrics.points import MetricPoint
 from llmtune.provider.abilities import WeightImport
 from llmtune.provider.protocol import Provider
-from llmtune.provider.registry import get_provider, provider_class
 from llmtune.provider.types import Event, JobRef, ModelRef, RunState
 from llmtune.redaction.rendering import Rendered
 from llmtune.runs import poller, submission, tracking, weight_export
+from llmtune.runs.backend import provider_of
 from llmtune.runs.figures import short_line
 from llmtune.runs.poller import PollInterval, Update
 from llmtune.runs.store.database import STORE_PAUSE, STORE_TIMEOUT, keep_trying
@@ -464,18 +463,3 @@ class Run(Rendered):
 def _first_read_seconds(timeout: float | None) -> float:
     """Return for how long a store that is unavailable before the first update is asked again."""
     return STORE_TIMEOUT if timeout is None else min(timeout, STORE_TIMEOUT)
-
-
-def provider_of(record: RunRecord) -> Provider:
-    """Return the backend of a run, with the settings it was started with, so that the same account is reached."""
-    if record.settings is None:
-        return get_provider(record.provider)
-    from pydantic import ValidationError
-
-    cls = provider_class(record.kind)
-    try:
-        account = cls.Settings.model_validate(record.settings)
-    except (ValidationError, LlmtuneError):  # the adapter's settings have changed since
-        return get_provider(record.provider)
-    note_secrets(account)
-    return cls(record.provider, account)

@@ -55,7 +55,8 @@ class FinalistBudget:
 
     def can_afford(self, job: TuningJob, target: SweepTarget, trial: TrialRow) -> bool:
         """Return whether a run may be started. After the first refusal, no further run may."""
-        if not self._closed and self._remaining is not None and target.backend.hosted:
+        bills = target.backend.hosted or job.evaluation.judge is not None
+        if not self._closed and self._remaining is not None and bills:
             estimate = plan(job, target.backend).cost.total
             if estimate is not None and estimate > self._remaining + 1e-9:
                 self._closed = True

@@ -164,7 +164,7 @@ def _run_sweep(
     job: TuningJob, provider: str | Provider, space: Mapping[str, Any] | None, options: _SweepOptions
 ) -> Sweep:
     prepared = _prepare_sweep(job, provider, space, options)
-    _check_budget(prepared.config, yes=options.yes, allow_unknown=options.allow_unknown_cost)
+    _check_budget(prepared, finalists=options.finalists, yes=options.yes, allow_unknown=options.allow_unknown_cost)
     prescreened: Prescreened | None = None
     queue: tuple[dict[str, Any], ...] = ()
     if prepared.prescreen is not None:
@@ -355,18 +355,21 @@ def _build_group(
     return f"{PREFIX}{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def _check_budget(config: SweepConfig, *, yes: bool, allow_unknown: bool) -> None:
+def _check_budget(prepared: _PreparedSweep, *, finalists: int, yes: bool, allow_unknown: bool) -> None:
     """Raise `OverBudget` where spending was not confirmed or a price is unknown. Workers keep to the budget itself."""
-    paid = [target for target in config.targets if target.backend.hosted]
+    config = prepared.config
+    # Finalists are evaluated with the job's judge, which may bill on this machine too.
+    job = prepared.job if finalists and prepared.job.evaluation.judge is not None else config.job
+    paid = [
+        target
+        for target in config.targets
+        if target.backend.hosted or (job is prepared.job and plan(target.job(job), target.backend).bills_judge)
+    ]
     if not paid:
         return
 
     def bill(budget: float) -> CostTotal:
-        costs = (
-            []
-            if allow_unknown
-            else [(target.name, plan(target.job(config.job), target.backend).cost) for target in paid]
-        )
+        costs = [] if allow_unknown else [(target.name, plan(target.job(job), target.backend).cost) for target in paid]
         unknown = (
             OverBudget(
                 f"what a trial at {name} costs is not known ({missing}), which counts as over the budget",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def without_test(job: TuningJob, dataset: Dataset, group: str) -> TuningJob:
-    """Return the job on its training and validation rows alone: trials see neither the test rows nor a panel."""
+    """Return the job on its training and validation rows alone: trials see no test rows, no panel and no judge."""
     from llmtune.data.convert import write
 
     folder = home() / "sweeps" / group.replace(" ", "-")
@@ -35,7 +35,8 @@ def without_test(job: TuningJob, dataset: Dataset, group: str) -> TuningJob:
         split=(1.0, 0.0, 0.0),
         on_too_long=job.dataset.on_too_long,
     )
-    return job.model_copy(update={"dataset": spec, "evaluation": job.evaluation.model_copy(update={"panel": False})})
+    evaluation = job.evaluation.model_copy(update={"panel": False, "judge": None})
+    return job.model_copy(update={"dataset": spec, "evaluation": evaluation})
 
 
 def with_params(job: TuningJob, params: Mapping[str, Any], provider: str) -> TuningJob:

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 
 from llmtune.errors import LlmtuneError, TransientError, VendorError
+from llmtune.job.graders import make_grader
 from llmtune.job.spec import Hyperparameters, TuningJob
 from llmtune.planning.plan import read_dataset
 from llmtune.provider.declarations import DECLARED_FIELDS
@@ -56,6 +57,7 @@ from llmtune.runs.plans import plan
 from llmtune.testing import faults, store_faults
 from llmtune.testing.fake_vendor import FakeVendor
 from llmtune.testing.markers import Mark, expect_failure, never, notimpl, notyet
+from llmtune.testing.wire_check import GRADER
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
@@ -96,6 +98,9 @@ class ConformanceSuite:
 
     method: ClassVar[str] = "sft"
     """Method of the job."""
+
+    grader: ClassVar[dict[str, Any]] = GRADER
+    """Grader of the job, where its method is reinforcement; its reference is the field `answer`."""
 
     provider_options: ClassVar[dict[str, Any]] = {}
     """The job's own options for this provider."""
@@ -146,7 +151,8 @@ class ConformanceSuite:
     def job(self, tmp_path: Path, provider: Provider) -> TuningJob:
         """Return a small job."""
         path = tmp_path / "rows.jsonl"
-        rows = (_row(number) for number in range(self.rows))
+        is_graded = self.method == "reinforcement"
+        rows = (_graded_row(number) if is_graded else _row(number) for number in range(self.rows))
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         return TuningJob(
             name="conformance",
@@ -156,6 +162,7 @@ class ConformanceSuite:
             adapter=self.adapter,  # type: ignore[arg-type]
             hyperparameters=Hyperparameters.model_validate(self.hyperparameters),
             provider_options={provider.name: self.provider_options} if self.provider_options else {},
+            grader=make_grader(self.grader) if is_graded else None,
         )
 
     @pytest.fixture
@@ -345,7 +352,7 @@ class ConformanceSuite:
     def test_metrics_are_reported(self, provider: Provider, ready: Ready, key: RunKey) -> None:
         snapshots = self.to_the_end(provider, provider.submit(ready.request, key))
         series = {point.series for snapshot in snapshots for point in snapshot.points}
-        assert "train/loss" in series
+        assert ("train/reward" if self.method == "reinforcement" else "train/loss") in series
 
     def test_a_failed_job_tells_why_in_the_vendors_words(
         self, vendor: FakeVendor, provider: Provider, ready: Ready, key: RunKey
@@ -520,3 +527,8 @@ def _row(number: int) -> dict[str, Any]:
             {"role": "assistant", "content": team},
         ]
     }
+
+
+def _graded_row(number: int) -> dict[str, Any]:
+    question = f"ticket {number} has {number} lines and {number + 3} more: how many, and why?"
+    return {"messages": [{"role": "user", "content": question}], "answer": str(2 * number + 3)}

@@ -32,7 +32,7 @@ ROWS = 1000
 CANDIDATES: dict[str, tuple[Any, ...]] = {
     "epochs": (2, 4, 1, 5),
     "max_steps": (250, 500, 100, 1),
-    "batch_size": (8, 16, 32, 4, 2, 1, 64),
+    "batch_size": (8, 16, 32, 4, 2, 1, 64, 128),
     "gradient_accumulation_steps": (2, 4),
     "learning_rate": (3e-5, 3e-6, 3e-4, 3e-3, 3e-2),
     "learning_rate_multiplier": (2.0, 0.5, 1.5),

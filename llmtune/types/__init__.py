@@ -21,6 +21,11 @@ from llmtune.data.findings import Finding as Finding
 from llmtune.data.findings import Severity as Severity
 from llmtune.data.rendering.preview import Piece as Piece
 from llmtune.data.rendering.preview import TokenPreview as TokenPreview
+from llmtune.evaluation.judge.results import JudgeAgreement as JudgeAgreement
+from llmtune.evaluation.judge.results import JudgeCost as JudgeCost
+from llmtune.evaluation.judge.results import JudgedFigure as JudgedFigure
+from llmtune.evaluation.judge.results import JudgedRow as JudgedRow
+from llmtune.evaluation.judge.results import JudgeResult as JudgeResult
 from llmtune.evaluation.results import Contradiction as Contradiction
 from llmtune.evaluation.results import DecisionResult as DecisionResult
 from llmtune.evaluation.results import DecisionSystem as DecisionSystem
@@ -45,6 +50,9 @@ from llmtune.importers.keys import ImportLine as ImportLine
 from llmtune.importers.keys import ImportOutcome as ImportOutcome
 from llmtune.job.graders import AnswerPart as AnswerPart
 from llmtune.job.graders import Grader as Grader
+from llmtune.job.graders import HttpGrader as HttpGrader
+from llmtune.job.graders import JudgeGrader as JudgeGrader
+from llmtune.job.graders import LambdaGrader as LambdaGrader
 from llmtune.job.graders import MatchGrader as MatchGrader
 from llmtune.job.graders import PythonGrader as PythonGrader
 from llmtune.job.graders import RegexGrader as RegexGrader
@@ -53,6 +61,9 @@ from llmtune.job.graders import SimilarityGrader as SimilarityGrader
 from llmtune.job.graders import ToolCallGrader as ToolCallGrader
 from llmtune.job.graders import WeightedGrader as WeightedGrader
 from llmtune.job.graders import WeightedPart as WeightedPart
+from llmtune.job.judge import JudgeAddress as JudgeAddress
+from llmtune.job.judge import JudgePrice as JudgePrice
+from llmtune.job.judge import JudgeSpec as JudgeSpec
 from llmtune.job.spec import AbstainSpec as AbstainSpec
 from llmtune.job.spec import Adapter as Adapter
 from llmtune.job.spec import Baseline as Baseline

@@ -12,12 +12,14 @@ from llmtune_azure import deployments, prices
 from llmtune_azure.declarations import AZURE, capabilities, reinforcement_options
 from llmtune_azure.settings import AzureOptions, AzureSettings, TrainingType
 from llmtune_openai import inference
+from llmtune_openai.graders import write_grader
 from llmtune_openai.provider import OpenAIProvider
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmtune.data.findings import Finding
+    from llmtune.job.graders import Grader
 
 #: A deployment that Azure calls ready may answer 404 for some minutes more.
 LONGEST_SILENCE = 900.0
@@ -98,6 +100,10 @@ class AzureProvider(OpenAIProvider):
         options = {**job.options, "training_type": training_type}
         names = {**job.names, "training_type": "trainingType"}
         return job.model_copy(update={"record": record, "options": options, "names": names})
+
+    def write_grader_source(self, grader: Grader) -> str:
+        """Return the Python source by which Azure scores an answer."""
+        return str(write_grader(grader)["source"])
 
     def submit(self, request: core.Request, key: core.RunKey) -> core.JobRef:
         """Start the job: one call, never repeated here."""
@@ -193,6 +199,10 @@ class AzureProvider(OpenAIProvider):
         if isinstance(ref, core.ModelRef) and not ref.data.get("deployment"):
             return core.Unavailable(f"{ref.id} answers on Azure only while it is deployed")
         return super().generator(ref)
+
+    def find_model(self, name: str) -> core.ModelRef | core.Unavailable:
+        """Return the standing deployment of that name: models answer on Azure through deployments alone."""
+        return core.ModelRef(id=name, tuned=False, data={"deployment": name})
 
     def base_model(self, receipt: core.Receipt) -> core.ModelRef | core.Unavailable:
         """Return the deployment named in the settings, if there is one."""

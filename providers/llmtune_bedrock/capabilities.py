@@ -11,9 +11,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmtune.provider import Abilities, Ability, Capabilities, Catalog, Declarations, Limits, NotOffered, catalog
+from llmtune.provider import (
+    Abilities,
+    Ability,
+    Capabilities,
+    Catalog,
+    Declarations,
+    Limits,
+    NotOffered,
+    Target,
+    catalog,
+)
 from llmtune.provider.limits import NOT_YET_METHODS
 from llmtune_bedrock import declarations as fields
+from llmtune_bedrock.graders import name_function
 
 CATALOG = Path(__file__).with_name("catalog.toml")
 PREPARE = "AWS, Prepare data for fine-tuning your models, 2026"
@@ -26,6 +37,7 @@ CLAUDE_ROWS = "claude"
 PROMPT_ROWS = "bedrock_prompt_completion"
 #: Plain text, for continued pre-training.
 TEXT_ROWS = "bedrock_text"
+REINFORCEMENT_ROWS = "bedrock_reinforcement"
 #: The families that AWS's page on continued pre-training named; Titan Text has since left the table of tunable models.
 _PRETRAINED = ("titan", "titan-premier")
 
@@ -121,7 +133,31 @@ METHODS: Mapping[str, Ability] = {
     "dpo": NotOffered(f"Bedrock's API has no preference tuning ({fields.API})"),
     "classification": NotOffered("there is no classification head here; use method sft with the label as the answer"),
     **NOT_YET_METHODS,
+    "reinforcement": True,
 }
+
+#: Where a reinforcement job names its function.
+LAMBDA_ARN = "customizationConfig.rftConfig.graderConfig.lambdaGrader.lambdaArn"
+#: Options of a reinforcement job, and AWS's hyperparameters for them.
+REINFORCEMENT_OPTIONS: Mapping[str, str] = {
+    "samples_per_prompt": "trainingSamplePerPrompt",
+    "max_prompt_length": "maxPromptLength",
+    "max_output_tokens": "inferenceMaxTokens",
+    "reasoning_effort": "reasoningEffort",
+}
+RFT_GUIDE = "AWS, Fine-tune Amazon Nova models with reinforcement fine-tuning (Bedrock guide, copy of 2026)"
+REINFORCEMENT_LIMITS = Limits(
+    format=REINFORCEMENT_ROWS,
+    min_rows=100,
+    max_rows=20_000,
+    source=RFT_GUIDE,
+    note="training rows are prompts; the role of the job needs lambda:InvokeFunction on the function that scores",
+)
+#: AWS states prices of supervised tuning by the token; of reinforcement fine-tuning none was found.
+_NO_REINFORCEMENT_PRICE = (
+    "no training price of reinforcement fine-tuning was found in a dated source, nor whether it is billed by the hour"
+    " (unverified)"
+)
 ADAPTERS: Mapping[str, Ability] = {
     "lora": True,
     "full": NotOffered("Bedrock chooses how it adapts the model; training in full cannot be asked for"),
@@ -155,10 +191,9 @@ def find_family(model: str) -> Family | None:
     return replace(family, limits=replace(family.limits, max_tokens_per_row=listed.max_tokens_per_row))
 
 
-def by_family(
-    declared: Capabilities, model: str, region: str | None, options: Mapping[str, Any] | None = None
-) -> Capabilities:
-    """Return what holds for a model, out of what holds for all; `region` is where the account tunes, for warnings."""
+def by_family(declared: Capabilities, target: Target, region: str | None) -> Capabilities:
+    """Return what holds for a target, out of what holds for all; `region` is where the account tunes, for warnings."""
+    model, options = target.model, target.options
     family = find_family(model) or FAMILIES["nova"]
     warnings = declared.warnings
     if ":custom-model/" in model:  # one of the user's own
@@ -166,7 +201,7 @@ def by_family(
     elif tuned := tuning_id(model):
         warnings = (f"{model!r} is the id for inference; the one for tuning is {tuned!r}",)
     limits, pretraining = family.limits, ""
-    if (options or {}).get("continued_pretraining"):
+    if options.get("continued_pretraining"):
         limits = replace(limits, format=TEXT_ROWS)
         if family.name not in _PRETRAINED:
             pretraining = (
@@ -174,7 +209,9 @@ def by_family(
                 " Titan Text alone, which has left the table of tunable models"
                 f" ({PREPARE})"
             )
-    added = (wrong_region(model, region), family.warning, pretraining)
+    if target.method == "reinforcement":
+        return _reinforced(declared, target, family, (*warnings, *filter(None, [wrong_region(model, region)])))
+    added = (wrong_region(model, region), family.warning, pretraining, _unused_options(target))
     abilities = declared.abilities
     if family.limits.validation == "unused":
         abilities = replace(abilities, validation_metrics=NotOffered("Nova 2 does not use validation rows"))
@@ -184,9 +221,48 @@ def by_family(
         family=family.title,
         limits=limits,
         abilities=abilities,
+        methods={**declared.methods, "reinforcement": _reinforcement_tuning(family, model)},
         known_model=model in load_catalog().models,
         warnings=(*warnings, *(warning for warning in added if warning)),
     )
+
+
+def _reinforcement_tuning(family: Family, model: str) -> Ability:
+    if family.name == "nova-2":
+        return True
+    return NotOffered(f"Bedrock tunes Amazon Nova 2 Lite by reinforcement, not {model or 'this model'} ({RFT_GUIDE})")
+
+
+def _reinforced(declared: Capabilities, target: Target, family: Family, warnings: tuple[str, ...]) -> Capabilities:
+    """Return what holds for a reinforcement job."""
+    function = target.options.get("grader_function")
+    price = declared.price
+    if extra := [name for name in ("extra_hyperparameters", "eval_percentage") if target.options.get(name)]:
+        listed = ", ".join(f"provider_options.{target.provider}.{name}" for name in extra)
+        warnings = (*warnings, f"{listed} is not sent: it is not of method reinforcement")
+    return replace(
+        declared,
+        parameters=fields.NOVA_2_REINFORCEMENT,
+        family=family.title,
+        limits=REINFORCEMENT_LIMITS,
+        methods={**declared.methods, "reinforcement": _reinforcement_tuning(family, target.model)},
+        grader=name_function(function, LAMBDA_ARN, provider=target.provider, option="grader_function"),
+        price=replace(
+            price,
+            training=None,
+            by_method={},
+            note="; ".join(filter(None, (price.note, _NO_REINFORCEMENT_PRICE))),
+        ),
+        known_model=target.model in load_catalog().models,
+        warnings=warnings,
+    )
+
+
+def _unused_options(target: Target) -> str:
+    """Return a sentence that names the options which are of method reinforcement alone; else ""."""
+    names = [name for name in ("grader_function", *REINFORCEMENT_OPTIONS) if target.options.get(name) is not None]
+    listed = ", ".join(f"provider_options.{target.provider}.{name}" for name in names)
+    return f"{listed} is not sent: it is of method reinforcement" if names else ""
 
 
 def wrong_region(model: str, region: str | None) -> str:

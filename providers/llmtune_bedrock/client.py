@@ -100,7 +100,19 @@ class Sdk:
         """AWS's price list, which answers in one region for all."""
         return self._client("pricing", self.settings.pricing_url, attempts=4, region=prices.REGION)
 
-    def _client(self, service: str, endpoint: str | None, *, attempts: int, region: str | None = None) -> Any:
+    def lambda_client(self, region: str, seconds: float) -> Any:
+        """Return a client of Lambda for functions of a region, whose calls may take so many seconds."""
+        return self._client("lambda", self.settings.lambda_url, attempts=3, region=region, seconds=seconds)
+
+    def _client(
+        self,
+        service: str,
+        endpoint: str | None,
+        *,
+        attempts: int,
+        region: str | None = None,
+        seconds: float | None = None,
+    ) -> Any:
         with (
             self._lock,
             self.translate_errors(f"setting up {service}"),
@@ -111,7 +123,7 @@ class Sdk:
             config = Config(
                 retries={"total_max_attempts": attempts, "mode": "standard"},
                 connect_timeout=min(CONNECT_SECONDS, self.settings.timeout),
-                read_timeout=self.settings.timeout,
+                read_timeout=seconds or self.settings.timeout,
                 user_agent_extra="llmtune",
             )
             client = session.client(service, endpoint_url=endpoint, config=config, region_name=region)

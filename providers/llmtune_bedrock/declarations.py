@@ -166,6 +166,28 @@ NOVA_2 = NOTHING.replace(
     eval_every=_no("Nova 2 does not use validation rows"),
 )
 
+#: Where the hyperparameters of a reinforcement job stand; they are numbers there, not texts.
+_RFT = "customizationConfig.rftConfig.hyperParameters."
+RFT = "botocore 1.44.5, RFTHyperParameters, 2026-11-30"
+
+
+def _rft(name: str, type: core.ValueType, note: str = "") -> Sent:
+    return Sent(_RFT + name, type, source=RFT, note=note)
+
+
+NOVA_2_REINFORCEMENT = NOTHING.replace(
+    epochs=_rft("epochCount", core.Int(1, 50)),
+    max_steps=core.max_steps_as_epochs(_RFT + "epochCount", core.Int(1, 50), RFT),
+    batch_size=_rft("batchSize", core.Int(16, 512), "prompts a step, each with several answers"),
+    learning_rate=_rft("learningRate", core.Float(ge=1e-7, le=1e-3)),
+    learning_rate_multiplier=_no("no default rate is published that a multiplier could be taken of"),
+    prompt_loss_weight=core.NotApplicable(
+        "there are no tokens to learn from: the model learns from what its own answers earn"
+    ),
+    eval_every=_rft("evalInterval", core.Int(1, 100)),
+    max_sequence_length=_no("prompts and answers have limits of their own: max_prompt_length and max_output_tokens"),
+)
+
 CLAUDE_3_HAIKU = NOTHING.replace(
     **_length(10, 2, batch=(4, 256, 32)),
     learning_rate=_no("the parameter is a multiplier of a rate that is not published; the service uses its own rate"),

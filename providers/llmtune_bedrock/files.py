@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import llmtune.provider as core
 from llmtune.data.findings import Finding, error, warning
 from llmtune.errors import InvalidSettings, VendorError
+from llmtune.graders.job_trial import Sample, choose_sample
 from llmtune.provider import EncodedFile, MetricPoint, ObjectStore, join_within_bounds
 from llmtune_bedrock import responses
 from llmtune_bedrock.client import Sdk
+from llmtune_bedrock.graders import LambdaFunction
+
+if TYPE_CHECKING:
+    from llmtune.data.dataset import Dataset
+    from llmtune.job.graders import Grader
 
 
 class S3(ObjectStore):
@@ -118,6 +124,8 @@ class S3Provider(core.StoredUploads, core.BaseProvider):
     submit_safety = core.SubmitSafety(kind="token")
     sdk_class: ClassVar[type[Sdk]] = Sdk
     storage_class: ClassVar[type[S3]] = S3
+    #: Whether a function that scores answers is given all that is not a turn as one JSON text.
+    rows_in_one_field: ClassVar[bool] = False
     _sdk: Sdk
     _storage: S3
 
@@ -125,3 +133,14 @@ class S3Provider(core.StoredUploads, core.BaseProvider):
         super().__init__(name, settings)
         self._sdk = self.sdk_class(self.name, self.settings)
         self._storage = self.storage_class(self.name, self.settings, self._sdk)
+        self._sample: Sample | None = None
+
+    def encode(self, data: Dataset, receipt: core.Receipt, into: Path) -> core.EncodedDataset:
+        """Write the rows; of a reinforcement job one is remembered, on which its function is tried in `preflight`."""
+        encoded = super().encode(data, receipt, into)
+        self._sample = choose_sample(receipt["grader"].requested, data.train)
+        return encoded
+
+    def open_function(self, grader: Grader, function: str, seconds: float = 60.0) -> LambdaFunction:
+        """Open a Lambda function by its ARN, which scores answers as the grader does."""
+        return LambdaFunction(self._sdk, grader, function, seconds, in_one_field=self.rows_in_one_field)

@@ -3,7 +3,8 @@
 Sources: the Bedrock user guide on reinforcement fine-tuning of open-weight models (copy, 2026), and AWS's own notebook
 (aws-samples/amazon-bedrock-samples 85fba9d9, 2026-08-21). They show files, jobs, events and checkpoints, chat with the
 tuned model at once, and that `suffix` is refused; the notebook sends a supervised job without a method, so no
-hyperparameter goes out. Whether `seed` and `metadata` are refused is not known: neither is sent.
+hyperparameter goes out. Whether `seed` and `metadata` are refused is not known: neither is sent. A reinforcement job
+has a method, whose grader is a Lambda function of the user's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,20 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from llmtune.provider import Abilities, Limits, NotOffered
+from llmtune.provider import (
+    Abilities,
+    Converted,
+    Declarations,
+    Float,
+    Int,
+    Limits,
+    NotApplicable,
+    NotOffered,
+    Sent,
+    Target,
+)
+from llmtune_bedrock.capabilities import REINFORCEMENT_ROWS
+from llmtune_bedrock.graders import name_function
 from llmtune_openai import declarations
 from llmtune_openai.services import COMPATIBLE, leave_out_fields
 
@@ -45,7 +59,29 @@ def make_token(address: str) -> Callable[[], str] | None:
     return lambda: str(provide_token(region=region))
 
 
-MANTLE = leave_out_fields(
+_RFT = "method.reinforcement."
+
+
+def _declare_reinforcement(others: Declarations) -> Declarations:
+    """Declare the fields of a reinforcement job: three hyperparameters, and otherwise as in jobs without a method."""
+    path = f"{_RFT}hyperparameters."
+    return others.replace(
+        epochs=Sent(path + "n_epochs", Int(1), source=GUIDE),
+        batch_size=Sent(path + "batch_size", Int(1), source=GUIDE, note="the notebook's job has 4; no range is stated"),
+        learning_rate_multiplier=Sent(path + "learning_rate_multiplier", Float(gt=0), source=GUIDE),
+        prompt_loss_weight=NotApplicable(
+            "there are no tokens to learn from: the model learns from what its own answers earn"
+        ),
+        dpo_beta=NotApplicable("reinforcement tuning has no beta"),
+    )
+
+
+def _name_function(target: Target) -> Converted:
+    named = name_function(None, f"{_RFT}grader.lambda.function", provider=target.provider, option="")
+    return replace(named, also={f"{_RFT}grader.type": "lambda"})
+
+
+_WITHOUT_METHOD = leave_out_fields(
     replace(
         COMPATIBLE,
         title="Amazon Bedrock (OpenAI-compatible)",
@@ -70,4 +106,16 @@ MANTLE = leave_out_fields(
     ),
     LEFT_OUT,
     "not sent: the service Bedrock (OpenAI-compatible) does not take it",
+)
+
+MANTLE = replace(
+    _WITHOUT_METHOD,
+    reinforcement=_declare_reinforcement(_WITHOUT_METHOD.sft),
+    methods={**_WITHOUT_METHOD.methods, "reinforcement": True},
+    methods_sent=("reinforcement",),
+    make_grader=_name_function,
+    limits={
+        **_WITHOUT_METHOD.limits,
+        "reinforcement": Limits(format=REINFORCEMENT_ROWS, min_rows=100, source=GUIDE),
+    },
 )

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 import llmtune.provider as core
 from llmtune.data.findings import Finding, error, warning
 from llmtune.errors import LlmtuneError, TransientError, VendorError
+from llmtune.job.graders import LambdaGrader
 from llmtune_bedrock import capabilities as targets
 from llmtune_bedrock import imports, inference, prices, requests, responses, service_model, settings
 from llmtune_bedrock.client import BOTO3
 from llmtune_bedrock.declarations import NOTHING
 from llmtune_bedrock.errors import CONFLICT
 from llmtune_bedrock.files import S3Provider
+from llmtune_bedrock.graders import try_function, write_grader_source
+
+if TYPE_CHECKING:
+    from llmtune.job.graders import Grader
 
 #: A key of the right shape, to judge a request before it has one of its own.
 _SAMPLE_KEY = "lt0000000000"
@@ -39,7 +44,7 @@ class BedrockProvider(S3Provider):
     def capabilities(self, target: core.Target) -> core.Capabilities:
         """Return what this target supports, by the family of its model. Pure."""
         region = self.settings.value_of("region")
-        return targets.by_family(super().capabilities(target).in_region(region), target.model, region, target.options)
+        return targets.by_family(super().capabilities(target).in_region(region), target, region)
 
     live_prices_page = "AWS Price List API, GetProducts"
 
@@ -73,6 +78,10 @@ class BedrockProvider(S3Provider):
             body=requests.build(receipt, files, self.settings, validation=used),
         )
 
+    def write_grader_source(self, grader: Grader) -> str:
+        """Return the source of a Lambda function that scores as llmtune does, to be deployed by the user."""
+        return write_grader_source(grader)
+
     # --- online ------------------------------------------------------------------------------------------------------
     def preflight(self, request: core.Request) -> list[Finding]:
         """Check the request by AWS's service model, then the bucket and its region, the files and the role.
@@ -90,6 +99,11 @@ class BedrockProvider(S3Provider):
         findings += self._storage.check_inputs(requests.input_files(request.body))
         if problem := targets.wrong_region(request.body.get("baseModelIdentifier", ""), self._sdk.region):
             findings.append(warning("region", problem, f"set region under [providers.{self.name}]"))
+        config = (request.body.get("customizationConfig") or {}).get("rftConfig") or {}
+        function = ((config.get("graderConfig") or {}).get("lambdaGrader") or {}).get("lambdaArn")
+        # A grader that is itself a function was tried on many rows already.
+        if function and self._sample is not None and not isinstance(self._sample.grader, LambdaGrader):
+            findings += try_function(self.open_function(self._sample.grader, function), self._sample)
         return findings
 
     def submit(self, request: core.Request, key: core.RunKey) -> core.JobRef:
@@ -236,6 +250,7 @@ class BedrockProvider(S3Provider):
             id=model.get("jobArn") or remote.id,
             model=model["modelArn"],
             base=responses.base_id(model.get("baseModelArn") or remote.base or ""),
+            method="reinforcement" if model.get("customizationType") == requests.REINFORCEMENT else "sft",
             hyperparameters=values,
             unmapped=unmapped,
             files=files,

@@ -7,9 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from llmtune.errors import InvalidJob
-from llmtune.provider import Files, Receipt
+from llmtune.provider import Files, Receipt, Target, deep_merge
+from llmtune_bedrock.capabilities import REINFORCEMENT_OPTIONS
 from llmtune_bedrock.declarations import RUN_TAG, as_text
 from llmtune_bedrock.settings import PLACEHOLDERS, BedrockSettings
+
+#: AWS's word for the method.
+REINFORCEMENT = "REINFORCEMENT_FINE_TUNING"
 
 Inputs = Callable[[dict[str, Any]], list[dict[str, Any]]]
 
@@ -24,7 +28,7 @@ def build(receipt: Receipt, files: Files, settings: BedrockSettings, *, validati
     body: dict[str, Any] = {
         "roleArn": settings.role_arn or PLACEHOLDERS["role_arn"],
         "baseModelIdentifier": target.model,
-        "customizationType": "CONTINUED_PRE_TRAINING" if options.get("continued_pretraining") else "FINE_TUNING",
+        "customizationType": _type_of(target),
         "trainingDataConfig": {"s3Uri": files["train"].id},
         "outputDataConfig": {"s3Uri": f"s3://{bucket}/{settings.prefix.strip('/')}/output"},
     }
@@ -38,6 +42,11 @@ def build(receipt: Receipt, files: Files, settings: BedrockSettings, *, validati
             "securityGroupIds": list(settings.security_group_ids),
         }
     parameters = receipt.request_parameters()
+    if target.method == "reinforcement":  # its hyperparameters have a place of their own, and are no texts
+        chosen = {wire: options[name] for name, wire in REINFORCEMENT_OPTIONS.items() if options.get(name) is not None}
+        if chosen:
+            body["customizationConfig"] = {"rftConfig": {"hyperParameters": chosen}}
+        return deep_merge(body, parameters)
     sent = parameters.pop("hyperParameters", {})
     free = dict(options.get("extra_hyperparameters", {}))
     if (share := options.get("eval_percentage")) is not None:
@@ -45,6 +54,12 @@ def build(receipt: Receipt, files: Files, settings: BedrockSettings, *, validati
     if joined := join_hyperparameters(target.provider, free, sent):
         body["hyperParameters"] = joined
     return body | parameters
+
+
+def _type_of(target: Target) -> str:
+    if target.method == "reinforcement":
+        return REINFORCEMENT
+    return "CONTINUED_PRE_TRAINING" if target.options.get("continued_pretraining") else "FINE_TUNING"
 
 
 def join_hyperparameters(provider: str, extra: Mapping[str, Any], sent: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,13 @@ _PART_WORDS = {
 #: Where the curves lie under the job's folder; matched as endings, since AWS's pages and samples disagree.
 CSV_KINDS = {"step_wise_training_metrics.csv": "train", "validation_metrics.csv": "validation"}
 
+#: The mean reward of a reinforcement job. AWS's guide has the first names for its console (2026); that the columns
+#: of its files are called so is unverified.
+REWARD_COLUMNS = {
+    "train": ("critic/rewards/mean", "critic_rewards_mean"),
+    "validation": ("val-score/rewards/mean@1", "validation_reward_mean"),
+}
+
 NEVER_REPORTED = {
     "train/token_accuracy": "Bedrock reports losses and perplexity only",
     "validation/token_accuracy": "Bedrock reports losses and perplexity only",
@@ -44,6 +51,7 @@ _BACK: Mapping[str, tuple[str, type[int] | type[float]]] = {
     "learningRateWarmupSteps": ("warmup_steps", int),
     "earlyStoppingPatience": ("early_stopping_patience", int),
     "earlyStoppingThreshold": ("early_stopping_threshold", float),
+    "evalInterval": ("eval_every", int),
 }
 
 
@@ -82,7 +90,7 @@ def snapshot(
         model=model if now is core.RunState.SUCCEEDED else None,
         error=why_failed(job) if now is core.RunState.FAILED else None,
         warnings=warnings,
-        resolved=hyperparameters(job.get("hyperParameters") or {})[0],
+        resolved=hyperparameters(list_hyperparameters(job))[0],
         not_reported=missing,
     )
 
@@ -118,11 +126,12 @@ def curve(text: str, kind: str) -> list[core.MetricPoint]:
     """Read the points of a metrics CSV; `kind` is train or validation.
 
     Columns are found by name: step_number and epoch_number (from 0), training_loss or validation_loss, perplexity
-    (not always there). Line ends of any kind; rows that hold no number are passed over.
+    (not always there), or the mean reward. Line ends of any kind; rows that hold no number are passed over.
     """
     names = {
         f"{'training' if kind == 'train' else 'validation'}_loss": f"{kind}/loss",
         "perplexity": f"{kind}/perplexity",
+        **dict.fromkeys(REWARD_COLUMNS[kind], f"{kind}/reward"),
     }
     points = []
     for row in csv.DictReader(io.StringIO(text.lstrip("\ufeff"), newline="")):
@@ -186,7 +195,13 @@ def from_event(event: Mapping[str, Any]) -> dict[str, Any]:
     return detail
 
 
-def hyperparameters(sent: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def list_hyperparameters(job: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a job's hyperparameters; those of a reinforcement job have a place of their own."""
+    rft = (job.get("customizationConfig") or {}).get("rftConfig") or {}
+    return rft.get("hyperParameters") or job.get("hyperParameters") or {}
+
+
+def hyperparameters(sent: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return Bedrock's hyperparameters by our names, and those that have none."""
     return core.read_values(sent, _BACK)
 

@@ -17,7 +17,14 @@ from llmtune.data.example import Content, Example, ImagePart, Message, OtherPart
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows, count_findings
-from llmtune.data.formats.chat import arguments_text, json_type, note_unread, with_preferred_answer
+from llmtune.data.formats.chat import (
+    CHAT,
+    arguments_text,
+    json_type,
+    note_unread,
+    with_preferred_answer,
+    write_messages,
+)
 from llmtune.data.formats.instruct import PromptCompletion, other_keys, take_text
 from llmtune.data.formats.json_text import check_long_numbers
 from llmtune.data.formats.parts import TurnParts, image_source, read_list, system_message, write_content, write_turns
@@ -27,10 +34,14 @@ from llmtune_bedrock.capabilities import (
     NOVA_2_ROWS,
     PREPARE,
     PROMPT_ROWS,
+    REINFORCEMENT_LIMITS,
+    REINFORCEMENT_ROWS,
+    RFT_GUIDE,
     TEXT_ROWS,
     Family,
     find_family,
 )
+from llmtune_bedrock.graders import REFERENCE_ANSWER, RIGHT_ANSWER, add_right_answer
 
 NOVA = "AWS, Nova customization guide, 2026"
 
@@ -413,12 +424,18 @@ def _find_family(model: str | None) -> Family | None:
 
 def choose(method: str, model: str | None) -> str:
     """Return the row format of a model: Converse for Nova and Llama 3.2 and later, which is also the default."""
+    if method == "reinforcement":
+        return REINFORCEMENT_ROWS
     family = _find_family(model)
     return family.limits.format if family else CONVERSE_ROWS
 
 
 def row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
     """Check that user and assistant alternate, the user first and the assistant last, and Nova's reserved words."""
+    if method == "reinforcement":
+        if example.prompt() and example.prompt()[-1].role != "user":
+            yield error("vendor-last-turn", f"the prompt must end in the user's turn ({RFT_GUIDE})", "cut it there")
+        return
     family = _find_family(model)
     name = family.name if family else None
     if example.preference is not None or example.text is not None or choose(method, model) == PROMPT_ROWS:
@@ -462,6 +479,11 @@ def _check_reserved_words(example: Example, *, sure: bool) -> Iterable[Finding]:
 
 def file_rules(facts: FileFacts) -> Iterable[Finding]:
     """Check rows and bytes of a file against the model's family; nothing is reported if no model is named."""
+    if facts.method == "reinforcement":
+        if facts.role == "train":
+            low, high = REINFORCEMENT_LIMITS.min_rows, REINFORCEMENT_LIMITS.max_rows
+            yield from count_findings(facts.rows, "rows", RFT_GUIDE, at_least=low, at_most=high)
+        return
     family = _find_family(facts.model)
     if family is None or facts.role == "test":
         return
@@ -479,16 +501,71 @@ def file_rules(facts: FileFacts) -> Iterable[Finding]:
 
 
 def token_limit(method: str, model: str | None) -> TokenLimit | None:
-    """Return the family's limit for the tokens of prompt and answer together."""
+    """Return the family's limit for the tokens of prompt and answer together; none is published for reinforcement."""
+    if method == "reinforcement":
+        return None
     family = _find_family(model)
     tokens = family.limits.max_tokens_per_row if family else None
     return TokenLimit(tokens, refuses=True, source=PREPARE) if tokens is not None else None
 
 
+class BedrockReinforcementRows(RowFormat):
+    """Prompts as chat rows; the right answer as a turn of its own, and its text where AWS's own functions look for it.
+
+    Every other field of the row stays as it is: the function that scores reads it.
+    """
+
+    name = REINFORCEMENT_ROWS
+    title = '{"messages": [..., user], "reference_answer": "...", "right_answer": {...}, ...}'
+    supports = f.BASIC | f.TOOLS | f.TOOL_IDS | f.NAMES | f.LATE_SYSTEM | f.PARTS
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        return False  # rows read from files are of the general chat format
+
+    def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
+        turn = row.get(RIGHT_ANSWER)
+        if isinstance(turn, Mapping) and isinstance(row.get("messages"), list):
+            row = {name: value for name, value in row.items() if name != RIGHT_ANSWER}
+            row["messages"] = [*row["messages"], turn]
+            if row.get(REFERENCE_ANSWER) == turn.get("content"):
+                del row[REFERENCE_ANSWER]
+        return CHAT.read(row, line, faults)
+
+    def write(self, example: Example) -> dict[str, Any]:
+        turns = write_messages(
+            [turn.replace(raw_role=None, extra=None, reasoning=None, weight=None) for turn in example.messages]
+        )
+        prompt = len(example.prompt())
+        row: dict[str, Any] = {**(example.extra or {}), "messages": turns[:prompt]}
+        if example.tools:
+            row["tools"] = [{"type": "function", **tool} for tool in example.tools]
+        return row | add_right_answer(row, turns[prompt] if len(turns) > prompt else None)
+
+    def problems(self, example: Example) -> list[Finding]:
+        findings = super().problems(example)
+        if RIGHT_ANSWER in (example.extra or ()):
+            what = f"the row has a field {RIGHT_ANSWER!r} of its own, where the turn with the right answer is written"
+            findings.append(error("own-field", what, "give it another name"))
+        if len(example.messages) > len(example.prompt()) + 1:
+            what = "turns follow the answer that is learned from; they are left out"
+            findings.append(error("lost-turns", what, "end the row in the right answer"))
+        return findings
+
+    def without_own_keys(self, example: Example) -> Example:
+        return example.replace(extra=None) if example.extra else example
+
+
 BEDROCK_ROWS = VendorRows(
     provider="bedrock",
-    formats=(ConverseRows(), NovaTwoRows(), ClaudeRows(), BedrockPromptRows(), BedrockTextRows()),
-    defaults={"sft": ConverseRows.name},
+    formats=(
+        ConverseRows(),
+        NovaTwoRows(),
+        ClaudeRows(),
+        BedrockPromptRows(),
+        BedrockTextRows(),
+        BedrockReinforcementRows(),
+    ),
+    defaults={"sft": ConverseRows.name, "reinforcement": REINFORCEMENT_ROWS},
     row_rules=row_rules,
     file_rules=file_rules,
     token_limit=token_limit,

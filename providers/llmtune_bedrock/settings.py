@@ -10,6 +10,11 @@ from pydantic import BeforeValidator, Field
 
 from llmtune.provider import Options, ProviderSettings
 
+#: ARN of a Lambda function, or of a version or alias of one (botocore 1.44.5, LambdaArn).
+FUNCTION = (
+    r"^arn:aws[a-zA-Z-]*:lambda:[a-z]{2}(-gov)?-[a-z]+-\d:\d{12}:function:[a-zA-Z0-9_.-]+(:(\$LATEST|[a-zA-Z0-9_-]+))?$"
+)
+
 PLACEHOLDERS = {"role_arn": "<role_arn>", "bucket": "<bucket>"}
 
 
@@ -54,6 +59,9 @@ class AwsSettings(ProviderSettings):
     pricing_url: str | None = None
     """Address of AWS's price list, for a proxy or a test; unset: AWS's."""
 
+    lambda_url: str | None = None
+    """Address of Lambda, for a proxy or a test; unset: AWS's. Only graders that run in a Lambda function are called."""
+
     timeout: Annotated[float, Field(gt=0)] = 60.0
     """Seconds until a call is given up. > 0."""
 
@@ -93,6 +101,22 @@ class BedrockOptions(Options):
 
     extra_hyperparameters: dict[str, str] = Field(default_factory=dict)
     """Hyperparameters sent as they are, for keys that AWS has added since this catalogue was made."""
+
+    grader_function: Annotated[str, Field(pattern=FUNCTION)] | None = None
+    """Reinforcement: ARN of your Lambda function that runs the source which `llmtune grade --source-for bedrock` writes
+    of the job's grader. A grader of kind lambda names its function itself."""
+
+    samples_per_prompt: Annotated[int, Field(ge=2, le=16)] | None = None
+    """Reinforcement: answers to each prompt in a step, 2 to 16. Unset: AWS's choice, which is not published."""
+
+    max_prompt_length: Annotated[int, Field(ge=1)] | None = None
+    """Reinforcement: longest prompt in tokens. Integer >= 1. Unset: AWS's choice, which is not published."""
+
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Reinforcement: longest answer while training, in tokens. Integer >= 1. Unset: AWS's choice."""
+
+    reasoning_effort: Literal["low", "medium", "high"] | None = None
+    """Reinforcement: how much the model reasons while it trains. Unset: AWS's choice, which is not published."""
 
     base_inference_id: str | None = None
     """Id under which the base model answers (an inference profile, say); unset: the tuning id without its suffix."""

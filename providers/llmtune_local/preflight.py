@@ -59,6 +59,22 @@ def sampling_notes(receipt: Receipt) -> Sequence[str]:
     return (note,)
 
 
+def margin_notes(receipt: Receipt) -> Sequence[str]:
+    """Return why a run with this `panel_margin` will be refused; empty where it will not, or none is set."""
+    from llmtune_local.training.panel_check import check_margin
+
+    try:
+        check_margin(
+            receipt.target.options.get("panel_margin"),
+            method=receipt.target.method,
+            has_validation=bool(receipt.data.rows.get("validation")),
+            patience=receipt.effective("early_stopping_patience"),
+        )
+    except LlmtuneError as problem:
+        return (f"the run will be refused: {problem.message} ({problem.hint})",)
+    return ()
+
+
 def check_rows(data: Dataset, receipt: Receipt) -> None:
     """Render every row with the model's own template.
 
@@ -98,6 +114,7 @@ def check_request(body: dict[str, Any]) -> None:
     from llmtune_local.models.memory_estimate import check_memory
     from llmtune_local.models.peft_adapter import planned_targets
     from llmtune_local.models.quantization import check_adapter
+    from llmtune_local.training import panel_check
     from llmtune_local.training.distributed import check_worker_group
     from llmtune_local.training.optimizer import check_optimizer
 
@@ -111,6 +128,7 @@ def check_request(body: dict[str, Any]) -> None:
         raise InvalidJob(
             "method reinforcement trains in one process", where="provider_options.local.processes", hint="leave it out"
         )
+    panel_check.check_request(run)
     if run.method != "classification":
         recipe = run.hyperparameters
         targets, dropout = recipe.lora_target_modules, recipe.lora_dropout

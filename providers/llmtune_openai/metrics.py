@@ -25,6 +25,7 @@ SERIES = {
     "valid_mean_token_accuracy": "validation/token_accuracy",
     "validation_mean_token_accuracy": "validation/token_accuracy",
     "train_reward_mean": "train/reward",
+    "critic_rewards_mean": "train/reward",
     "valid_reward_mean": "validation/reward",
     "full_valid_reward_mean": "validation/full_reward",
     "full_valid_loss": "validation/full_loss",

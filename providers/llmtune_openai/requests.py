@@ -41,7 +41,8 @@ def build(service: Service, receipt: Receipt, files: Files) -> Request:
     body = deep_merge(body, receipt.request_parameters())
     if wandb := target.options.get("wandb"):
         body["integrations"] = [{"type": "wandb", "wandb": dict(wandb)}]
-    sent = {name: value for name, value in body.items() if name not in service.left_out}
+    left_out = set(service.left_out) - ({"method"} if target.method in service.methods_sent else set())
+    sent = {name: value for name, value in body.items() if name not in left_out}
     return Request(operation=OPERATION, body=sent)
 
 

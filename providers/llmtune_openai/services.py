@@ -30,7 +30,7 @@ from llmtune.provider import (
 from llmtune.provider import catalog as catalogs
 from llmtune_openai import declarations
 from llmtune_openai.automatic_epochs import bound_automatic_epochs
-from llmtune_openai.graders import GRADER
+from llmtune_openai.graders import declare_grader
 
 #: Lists are asked for this long after an unclear submit: they are said to lag, by how much is not published.
 SEARCHABLE = SubmitSafety(kind="searchable", window=60.0)
@@ -101,6 +101,12 @@ class Service:
     left_out_reason: str = ""
     """Why not, for receipts."""
 
+    methods_sent: tuple[str, ...] = ()
+    """Methods whose jobs have the field `method` where `left_out` takes it from all others."""
+
+    make_grader: Callable[[Target], Converted] | None = None
+    """Returns what becomes of a grader in a reinforcement job; None: one of OpenAI's kind that holds its source."""
+
     own_kind: str = ""
     """The provider that alone can serve its tuned models, where they need more than OpenAI's calls; "" for none."""
 
@@ -130,13 +136,19 @@ class Service:
             abilities=self.abilities,
             methods=_methods_of(entry, self.methods),
             adapters=self.adapters,
-            grader=GRADER if self.reinforcement is not None and "method" not in self.left_out else None,
+            grader=self._find_grader(target),
             concurrency=self.concurrency,
             concurrency_source=self.concurrency_source,
             epochs_if_unset=self.epochs_if_unset(target) if self.epochs_if_unset is not None else None,
             known_model=is_known,
             warnings=(*warnings, *self._notes(target)),
         )
+
+    def _find_grader(self, target: Target) -> Converted | None:
+        is_sent = "method" not in self.left_out or "reinforcement" in self.methods_sent
+        if self.reinforcement is None or not is_sent:
+            return None
+        return declare_grader(self.kind) if self.make_grader is None else self.make_grader(target)
 
     def _notes(self, target: Target) -> Iterator[str]:
         """Yield what of a job is not sent because of `left_out`, where no field of the receipt says so."""

@@ -18,6 +18,7 @@ from llmtune.provider import (
     catalog,
 )
 from llmtune.provider.limits import NOT_YET_METHODS
+from llmtune_bedrock.graders import name_function
 from llmtune_sagemaker import recipes
 from llmtune_sagemaker.declarations import declare
 
@@ -26,6 +27,7 @@ FORMATS = "AWS, Open weight model customization, 2026-11"
 
 CHAT_ROWS = "sagemaker_chat"
 PREFERENCE_ROWS = "sagemaker_preference"
+REINFORCEMENT_ROWS = "sagemaker_reinforcement"
 #: Bedrock's rows, which Nova takes here too.
 CONVERSE_ROWS = "bedrock_nova_2"
 
@@ -36,6 +38,7 @@ METHODS: Mapping[str, Ability] = {
     "dpo": True,
     "classification": NotOffered("there is no classification head here; use method sft with the label as the answer"),
     **NOT_YET_METHODS,
+    "reinforcement": True,
 }
 ADAPTERS: Mapping[str, Ability] = {
     "lora": True,
@@ -43,6 +46,12 @@ ADAPTERS: Mapping[str, Ability] = {
     "qlora": NotOffered("SageMaker's recipes have no 4-bit base"),
     "dora": NotOffered("SageMaker's recipes have no DoRA"),
 }
+#: AWS bills RLVR by the tokens that the model writes and is trained on, of which nobody knows the number before.
+NO_REINFORCEMENT_PRICE = (
+    "how many tokens a reinforcement job is billed for depends on the answers that the model writes"
+)
+#: The option that names the evaluator of a job.
+EVALUATOR = "evaluator_arn"
 NO_ENDPOINT = (
     "a tuned model answers only from an endpoint that is billed by the hour, and llmtune starts none here: set"
     " evaluate_locally to ask it on this machine, or deploy it in SageMaker's console"
@@ -71,6 +80,8 @@ def find_family(model: str) -> str:
 
 def row_format(method: str, model: str) -> str:
     """Return the name of the format in which this model takes rows for a method."""
+    if method == "reinforcement":
+        return REINFORCEMENT_ROWS
     if find_family(model) == "nova-2":
         return CONVERSE_ROWS
     return PREFERENCE_ROWS if method == "dpo" else CHAT_ROWS
@@ -88,6 +99,18 @@ def for_target(declared: Capabilities, target: Target, region: str | None) -> Ca
         offline = recipes.from_catalog(family)
         listed = offline.find(technique, target.adapter) if offline is not None else None
         parameters = listed.parameters if listed is not None else {}
+    if target.method == "reinforcement":
+        price = declared.price
+        note = "; ".join(filter(None, (price.note, NO_REINFORCEMENT_PRICE)))
+        evaluator = target.options.get(EVALUATOR)
+        path = f"ServerlessJobConfig.{recipes.EVALUATOR_ARN}"
+        declared = replace(
+            declared,
+            grader=name_function(
+                evaluator, path, provider=target.provider, option=EVALUATOR, runs_as="SageMaker's evaluator"
+            ),
+            price=replace(price, training=None, by_method={}, note=note),
+        )
     return replace(
         declared,
         parameters=declare(parameters, seen, method=target.method, adapter=target.adapter),
@@ -96,16 +119,37 @@ def for_target(declared: Capabilities, target: Target, region: str | None) -> Ca
             format=row_format(target.method, model),
             max_tokens_per_row=declared.limits.max_tokens_per_row,
             source=FORMATS,
-            note="longer rows are cut at max_sequence_length; without a validation set the recipe holds out a tenth",
+            note=f"{_CUT[target.method == 'reinforcement']}; without a validation set the recipe holds out a tenth",
         ),
         methods=_methods(model, target.adapter, seen),
         adapters=_adapters(model, technique, seen),
         known_model=model in load_catalog().models or seen.live,
         warnings=(
             *(() if seen.live else declared.warnings),
-            *filter(None, (wrong_region(model, region), missing_eula(model, target.options))),
+            *filter(
+                None,
+                (
+                    wrong_region(model, region),
+                    missing_eula(model, target.options),
+                    _unused_evaluator(target.method, target.options, target.provider),
+                ),
+            ),
         ),
     )
+
+
+#: What becomes of longer rows, by whether the job is one of reinforcement.
+_CUT = (
+    "longer rows are cut at max_sequence_length",
+    "prompts have at most max_prompt_length tokens (extra_hyperparameters), 1,024 where it is not set",
+)
+
+
+def _unused_evaluator(method: str, options: Mapping[str, object], provider: str) -> str:
+    """Return a sentence when an evaluator is named that the method does not use; else ""."""
+    if method == "reinforcement" or not options.get(EVALUATOR):
+        return ""
+    return f"provider_options.{provider}.{EVALUATOR} is not sent: it is of method reinforcement"
 
 
 def _methods(model: str, adapter: str, seen: recipes.Seen) -> dict[str, Ability]:

@@ -27,6 +27,11 @@ _KINDS: Mapping[str, tuple[str, str]] = {
 }
 
 
+def _is_first(name: str) -> bool:
+    """Return whether a curve is one that tells how the job is doing: a loss, or the mean reward."""
+    return "loss" in name or responses.series(name).endswith("/reward")
+
+
 class Mlflow:
     """One MLflow app or tracking server, named by its ARN (`arn:aws:sagemaker:REGION:ACCOUNT:KIND/ID`)."""
 
@@ -44,12 +49,12 @@ class Mlflow:
         return answer if isinstance(answer, dict) else {}
 
     def curves(self, run: str, *, losses_only: bool = False) -> Iterator[MetricPoint]:
-        """Yield the points of a run: of its losses, and unless `losses_only` of what stands beside them."""
+        """Yield the points of a run: of its losses and mean rewards, and unless `losses_only` of all others too."""
         data = (self._get("/api/2.0/mlflow/runs/get", run_id=run).get("run") or {}).get("data") or {}
         names = [metric.get("key") for metric in data.get("metrics") or () if isinstance(metric, dict)]
-        titled = sorted((name for name in names if isinstance(name, str)), key=lambda name: ("loss" not in name, name))
+        titled = sorted((name for name in names if isinstance(name, str)), key=lambda name: (not _is_first(name), name))
         if losses_only:
-            titled = [name for name in titled if "loss" in name][:MOST_LOSSES]
+            titled = [name for name in titled if _is_first(name)][:MOST_LOSSES]
         for name in titled[:MOST_CURVES]:
             yield from self._curve(run, name)
 

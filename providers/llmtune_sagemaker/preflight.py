@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from llmtune.data.findings import Finding, error, warning
 from llmtune.errors import InvalidSettings, TransientError, VendorError
+from llmtune.graders.job_trial import Sample
+from llmtune.job.graders import Grader, LambdaGrader
 from llmtune_bedrock import service_model
+from llmtune_bedrock.graders import LambdaFunction, try_function
 from llmtune_sagemaker import capabilities, recipes, requests, responses
 from llmtune_sagemaker.client import Sdk
 from llmtune_sagemaker.files import S3
+
+#: Opens a Lambda function by its ARN, to score as a grader does.
+OpenFunction = Callable[[Grader, str], LambdaFunction]
 
 #: A key of the right shape, to judge a request before it has one of its own.
 _SAMPLE_KEY = "lt0000000000"
@@ -92,6 +99,47 @@ def _check_group(sdk: Sdk) -> Iterator[Finding]:
         f"the model package group {settings.model_package_group!r} does not exist",
         "create it in SageMaker, or set create_model_package_group = true to allow llmtune to",
     )
+
+
+# --- the evaluator ---------------------------------------------------------------------------------------------------
+def find_function(sdk: Sdk, evaluator: str) -> str | None:
+    """Return the ARN of the Lambda function behind an evaluator; None where its entry names none."""
+    _, _, path = evaluator.partition(":hub-content/")
+    hub, kind, name, *version = f"{path}///".split("/")
+    more = {"HubContentVersion": version[0]} if version[0] else {}
+    with sdk.translate_errors(f"reading the evaluator {evaluator}"):
+        entry = sdk.sagemaker.describe_hub_content(HubName=hub, HubContentType=kind, HubContentName=name, **more)
+    try:
+        content = json.loads(json.loads(entry["HubContentDocument"])["JsonContent"])
+        function = content["Reference"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return function if isinstance(function, str) and ":lambda:" in function else None
+
+
+def check_evaluator(sdk: Sdk, evaluator: str, sample: Sample, open_function: OpenFunction) -> Iterator[Finding]:
+    """Try the function behind an evaluator on one row. Yields what is wrong with it."""
+    try:
+        function = find_function(sdk, evaluator)
+    except TransientError:
+        raise
+    except VendorError as fault:
+        if fault.status == 404:
+            yield error("evaluator", f"there is no evaluator {evaluator}", "register it, or correct evaluator_arn")
+        else:
+            yield warning("evaluator", f"the evaluator could not be read: {fault.message}", "AWS checks it itself")
+        return
+    if function is None:
+        yield warning("evaluator", f"the entry of {evaluator} names no Lambda function", "AWS checks it itself")
+        return
+    if isinstance(sample.grader, LambdaGrader) and function != sample.grader.function:
+        yield error(
+            "evaluator",
+            f"the evaluator calls {function}, and the grader {sample.grader.function}",
+            "name the same function in both",
+        )
+        return
+    yield from try_function(open_function(sample.grader, function), sample)
 
 
 # --- the model's recipe ----------------------------------------------------------------------------------------------

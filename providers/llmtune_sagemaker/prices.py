@@ -23,7 +23,9 @@ SERVICE_CODE = "AmazonSageMaker"
 #: Answers that are read for one model; each has up to 100 products.
 MAX_PAGES = 20
 
-_METHODS = {f"{technique}:finetuning".lower(): method for method, technique in TECHNIQUES.items()}
+#: The methods whose price is one of the training file's tokens; RLVR is billed by those that the model writes.
+_BY_TOKEN = {method: technique for method, technique in TECHNIQUES.items() if method != "reinforcement"}
+_METHODS = {f"{technique}:finetuning".lower(): method for method, technique in _BY_TOKEN.items()}
 
 
 def build_query(model: str, region: str) -> dict[str, Any]:
@@ -50,7 +52,7 @@ class Reading:
             title = f"{model}, {component or 'no component'}{f', {tokens} tokens' if tokens else ''}"[:200]
             method = _METHODS.get(component.lower())
             if method is None or tokens.lower() not in ("train", ""):
-                self.not_used[f"{title}: no training by {' or '.join(TECHNIQUES.values())}"] = None
+                self.not_used[f"{title}: no training by {' or '.join(_BY_TOKEN.values())}"] = None
                 continue
             for dimension in list_dimensions({"PriceList": [text]}):
                 amount = _read_amount(dimension)

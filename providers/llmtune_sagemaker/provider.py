@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
 
@@ -14,6 +14,7 @@ import llmtune.provider as core
 from llmtune.data.findings import Finding, error
 from llmtune.errors import LlmtuneError, TransientError, VendorError
 from llmtune_bedrock.files import S3Provider
+from llmtune_bedrock.graders import write_grader_source
 from llmtune_bedrock.settings import find_credentials
 from llmtune_sagemaker import capabilities as targets
 from llmtune_sagemaker import inference, preflight, prices, recipes, requests, responses, settings
@@ -21,6 +22,9 @@ from llmtune_sagemaker.client import BOTO3, Sdk
 from llmtune_sagemaker.errors import IN_USE
 from llmtune_sagemaker.files import S3, check_empty
 from llmtune_sagemaker.metrics import Mlflow
+
+if TYPE_CHECKING:
+    from llmtune.job.graders import Grader
 
 #: Jobs that are looked at for the one behind a model package, at most.
 MOST_JOBS = 50
@@ -43,6 +47,7 @@ class SageMakerProvider(S3Provider):
     requirements = (BOTO3,)
     sdk_class = Sdk
     storage_class = S3
+    rows_in_one_field = True
     _sdk: Sdk
     _storage: S3
 
@@ -95,13 +100,21 @@ class SageMakerProvider(S3Provider):
             body=requests.build(receipt, files, self.settings, converse=converse),
         )
 
+    def write_grader_source(self, grader: Grader) -> str:
+        """Return the source of a Lambda function that scores as llmtune does, to be deployed by the user."""
+        return write_grader_source(grader, wrapped=True)
+
     # --- online ------------------------------------------------------------------------------------------------------
     def preflight(self, request: core.Request) -> list[Finding]:
         """Check the request by AWS's service model and the model's recipe, then the bucket, the files and the group."""
         if missing := self.settings.missing():
             problem = self.settings.describe_missing(self.name, missing)
             return [error("setting", problem, "llmtune doctor shows what is set")]
-        return preflight.check(self._sdk, self._storage, request.body)
+        findings = preflight.check(self._sdk, self._storage, request.body)
+        evaluator = (request.body.get("ServerlessJobConfig") or {}).get(recipes.EVALUATOR_ARN)
+        if evaluator and self._sample is not None:
+            findings += preflight.check_evaluator(self._sdk, evaluator, self._sample, self.open_function)
+        return findings
 
     def submit(self, request: core.Request, key: core.RunKey) -> core.JobRef:
         """Start the job: one call. A second one of its name is refused, and is the first job then."""

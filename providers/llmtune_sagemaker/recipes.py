@@ -24,7 +24,9 @@ from llmtune.provider import AnyValue, Bool, Choice, Float, Int, Text, ValueType
 
 CATALOG = Path(__file__).with_name("catalog.toml")
 HUB = "SageMakerPublicHub"
-TECHNIQUES: Mapping[str, str] = {"sft": "SFT", "dpo": "DPO"}
+TECHNIQUES: Mapping[str, str] = {"sft": "SFT", "dpo": "DPO", "reinforcement": "RLVR"}
+#: Where a job names the evaluator with its reward function.
+EVALUATOR_ARN = "EvaluatorArn"
 #: The types that are numbers.
 _NUMERIC = ("integer", "float", "number")
 

@@ -6,7 +6,7 @@ import copy
 import re
 from typing import Any
 
-from llmtune.provider import Files, Receipt
+from llmtune.provider import Files, Receipt, deep_merge
 from llmtune_bedrock.declarations import RUN_TAG
 from llmtune_bedrock.requests import fill_placeholders, join_hyperparameters, list_addresses
 from llmtune_sagemaker.recipes import HUB, TECHNIQUES
@@ -64,7 +64,7 @@ def build(receipt: Receipt, files: Files, settings: SageMakerSettings, *, conver
     sent = parameters.pop("HyperParameters", {})
     if joined := join_hyperparameters(target.provider, options.get("extra_hyperparameters", {}), sent):
         body["HyperParameters"] = joined
-    return body | parameters
+    return deep_merge(body, parameters)
 
 
 def _channel(name: str, uri: str, kind: str) -> dict[str, Any]:

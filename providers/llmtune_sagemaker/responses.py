@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
@@ -35,7 +36,13 @@ _SERIES: Mapping[str, str] = {
     ),
     **dict.fromkeys(("lr", "learning_rate", "train/lr", "train/learning_rate"), "train/learning_rate"),
     **dict.fromkeys(("grad_norm", "train/grad_norm"), "train/grad_norm"),
+    # Reinforcement: VERL's names, which Bedrock's guide has too (AWS, Create and manage fine-tuning jobs, 2026).
+    **dict.fromkeys(("critic/rewards/mean", "train/reward"), "train/reward"),
+    **dict.fromkeys(("val/reward/mean", "validation/reward"), "validation/reward"),
 }
+
+#: VERL puts the data source and the number of answers into the name: "val-core/llmtune/reward/mean@1".
+_VALIDATION_REWARD = re.compile(r"val-(core|score)/(llmtune/)?rewards?/mean@1")
 
 #: Our hyperparameter for each of a recipe's, and how its text is read.
 _READ: Mapping[str, type[int] | type[float] | type[str]] = {
@@ -83,6 +90,8 @@ def series(name: str) -> str:
     known = _SERIES.get(name.lower())
     if known:
         return known
+    if _VALIDATION_REWARD.fullmatch(name.lower()):
+        return "validation/reward"
     return name if name.startswith(("train/", "validation/")) else f"train/{name}"
 
 
@@ -90,9 +99,10 @@ def snapshot(job: Mapping[str, Any], curves: Iterable[core.MetricPoint] = ()) ->
     """Convert a DescribeTrainingJob answer, with the curves of MLflow when there are any."""
     status, detail = str(job.get("TrainingJobStatus", "Unknown")), str(job.get("SecondaryStatus") or "")
     now, warnings = read_state(status, detail)
+    technique = (job.get("ServerlessJobConfig") or {}).get("CustomizationTechnique")
     channels = [str(channel.get("ChannelName")) for channel in job.get("InputDataConfig") or () if channel]
     missing = {"train/token_accuracy": "the recipes report losses only"}
-    if "validation" not in channels:
+    if "validation" not in channels and technique != "RLVR":
         missing["validation/loss"] = "no validation rows were sent"
     points = [*curves]
     done = progress(job)

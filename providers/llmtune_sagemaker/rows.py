@@ -7,6 +7,7 @@ takes Bedrock's Converse rows.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -15,11 +16,19 @@ from llmtune.data.example import Example, Message, Preference
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
-from llmtune.data.formats.chat import CHAT, with_preferred_answer
+from llmtune.data.formats.chat import CHAT, with_preferred_answer, write_messages
 from llmtune.data.formats.preference import PromptChosen, preference_problem
+from llmtune_bedrock.graders import RIGHT_ANSWER
 from llmtune_bedrock.rows import row_rules as check_converse
 from llmtune_sagemaker import recipes
-from llmtune_sagemaker.capabilities import CHAT_ROWS, FORMATS, PREFERENCE_ROWS, find_family, row_format
+from llmtune_sagemaker.capabilities import (
+    CHAT_ROWS,
+    FORMATS,
+    PREFERENCE_ROWS,
+    REINFORCEMENT_ROWS,
+    find_family,
+    row_format,
+)
 
 _READ_PAIRS = PromptChosen()
 #: What Bedrock calls the Nova model that is tuned here too.
@@ -70,6 +79,62 @@ class SageMakerPairs(RowFormat):
         if example.preference is None:
             findings.insert(0, preference_problem(self.name))
         return findings
+
+
+class SageMakerReinforcement(RowFormat):
+    """VERL's rows: a prompt, and as ground truth one JSON text with the right answer and every other field.
+
+    A grader's function is given the ground truth alone, as `reference_answer`.
+    """
+
+    name = REINFORCEMENT_ROWS
+    title = '{"prompt": [..., user], "reward_model": {"ground_truth": "{...}"}, "data_source": "llmtune"}'
+    supports = f.BASIC
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        return False  # rows read from files are of the general format
+
+    def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
+        example = CHAT.read({"messages": row.get("prompt")}, line, faults)
+        truth = row.get("reward_model")
+        truth = truth if isinstance(truth, dict) else {}
+        text = truth.get("ground_truth")
+        try:
+            fields = json.loads(text) if isinstance(text, str) else None
+        except ValueError:
+            fields = None
+        if not isinstance(fields, dict):
+            faults.append(error("row-shape", "reward_model.ground_truth is no JSON object as a text", "write one"))
+            return example
+        turn = fields.pop(RIGHT_ANSWER, None)
+        answer = CHAT.read({"messages": [turn]}, line, faults).messages if isinstance(turn, dict) else ()
+        unread = {name: value for name, value in row.items() if name not in ("prompt", "reward_model", "data_source")}
+        extra = {**unread, **{f"reward_model.{name}": truth[name] for name in truth if name not in _TRUTH}, **fields}
+        return example.replace(messages=(*example.messages, *answer), extra=extra or None)
+
+    def write(self, example: Example) -> dict[str, Any]:
+        prompt = example.prompt()
+        fields = dict(example.extra or {})
+        if answer := example.messages[len(prompt) : len(prompt) + 1]:
+            fields[RIGHT_ANSWER] = write_messages(answer)[0]
+        truth = {"style": "rule", "ground_truth": json.dumps(fields, ensure_ascii=False)}
+        return {"data_source": "llmtune", "prompt": _turns(prompt), "reward_model": truth}
+
+    def problems(self, example: Example) -> list[Finding]:
+        findings = super().problems(example)
+        if RIGHT_ANSWER in (example.extra or ()):
+            what = f"the row has a field {RIGHT_ANSWER!r} of its own, where the turn with the right answer is written"
+            findings.append(error("own-field", what, "give it another name"))
+        if len(example.messages) > len(example.prompt()) + 1:
+            what = "turns follow the answer that is learned from; they are left out"
+            findings.append(error("lost-turns", what, "end the row in the right answer"))
+        return findings
+
+    def without_own_keys(self, example: Example) -> Example:
+        return example.replace(extra=None) if example.extra else example
+
+
+_TRUTH = ("style", "ground_truth")
 
 
 @lru_cache(maxsize=64)
@@ -123,8 +188,8 @@ def token_limit(method: str, model: str | None) -> TokenLimit | None:
 
 SAGEMAKER_ROWS = VendorRows(
     provider="sagemaker",
-    formats=(SageMakerRows(), SageMakerPairs()),
-    defaults={"sft": CHAT_ROWS, "dpo": PREFERENCE_ROWS},
+    formats=(SageMakerRows(), SageMakerPairs(), SageMakerReinforcement()),
+    defaults={"sft": CHAT_ROWS, "dpo": PREFERENCE_ROWS, "reinforcement": REINFORCEMENT_ROWS},
     row_rules=row_rules,
     file_rules=file_rules,
     token_limit=token_limit,

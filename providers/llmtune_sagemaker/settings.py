@@ -68,5 +68,10 @@ class SageMakerOptions(Options):
     source_model_package: str | None = None
     """ARN of a model package of yours to train on from."""
 
+    evaluator_arn: (
+        Annotated[str, Field(pattern=r"^arn:aws[a-z-]*:sagemaker:[a-z0-9-]+:\d{12}:hub-content/\S+$")] | None
+    ) = None
+    """Reinforcement: ARN of your evaluator, SageMaker's entry for the Lambda function that scores answers."""
+
     extra_hyperparameters: dict[str, str] = Field(default_factory=dict)
     """Hyperparameters sent as they are, for keys of a recipe that no field of a job stands for."""

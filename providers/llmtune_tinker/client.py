@@ -25,6 +25,8 @@ ADDRESS = "https://tinker.thinkingmachines.dev/services/tinker-prod"
 #: The SDK whose routes these are.
 SDK_VERSION = "0.38.0"
 SDK = core.Requirement(extra="tinker", module="tinker", distribution="tinker")
+#: What a loss of our own is computed with, on this machine: supervised runs do without.
+TORCH = core.Requirement(extra="tinker-dpo", module="torch", distribution="torch")
 #: Where a key is made, for hints.
 KEYS = "(keys: tinker-console.thinkingmachines.ai)"
 #: The name under which a session carries the run key.

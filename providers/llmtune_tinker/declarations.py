@@ -13,9 +13,10 @@ from llmtune_local.declarations import SCHEDULES
 
 SDK = "tinker SDK 0.38.0"
 OURS = "llmtune's own loop"
-#: Recipes of the vendor's cookbook: a rate for LoRA of ten times that of all weights, linear decay.
+#: Recipes of the vendor's cookbook: a rate for LoRA of ten times that of all weights, linear decay; a tenth of it for
+#: preferences.
 COOKBOOK = "tinker-cookbook (2026-08-19)"
-RATE = 1e-4
+RATE, PAIRS_RATE = 1e-4, 1e-5
 
 _H = "hyperparameters."
 
@@ -49,11 +50,12 @@ _SAME_NAME: dict[str, dict[str, Any]] = {
     "eval_every": _sent(core.Int(1), None, "unset: up to ten times over the run"),
     "checkpoint_every": _sent(core.Int(1), None, "unset: each epoch; a run that is resumed repeats the steps since"),
     "keep_checkpoints": _sent(core.Int(1), 2, "older states are deleted at the service"),
+    "dpo_beta": _sent(core.Float(gt=0), 0.1, source="arXiv:2305.18290"),
 }
 
 
-def declarations() -> core.Declarations:
-    """Declare the fields of a supervised job."""
+def declarations(method: str = "sft") -> core.Declarations:
+    """Declare the fields of a job of this method."""
     layers = core.Unsupported(
         "the service chooses the matrices; the options train_mlp, train_attn and train_unembed choose kinds of layers",
         source=SDK,
@@ -61,7 +63,7 @@ def declarations() -> core.Declarations:
     no_dropout = core.Unsupported("the service has no dropout", source=SDK)
     one_call = core.NotApplicable("the rows of a step go out in one call, and the service divides them", source=SDK)
     fields: dict[str, Any] = {name: core.Sent(_H + name, **facts) for name, facts in _SAME_NAME.items()}
-    return core.Declarations(
+    declared = core.Declarations(
         **fields,
         learning_rate_multiplier=core.multiplier_as_rate(_H + "learning_rate", core.Float(gt=0), RATE, "the loop", SDK),
         gradient_accumulation_steps=one_call,
@@ -76,7 +78,6 @@ def declarations() -> core.Declarations:
         attention_dropout=no_dropout,
         replay_share=core.Unsupported("only the local trainer replays the model's own answers so far", source=OURS),
         label_smoothing=core.Unsupported("the service's cross-entropy has no smoothing", source=SDK),
-        dpo_beta=core.NotApplicable("preferences are not trained here yet"),
         name=core.Sent("name", core.Text(), source=OURS, note="the session's display name"),
         seed=core.Sent("seed", core.Int(0), default=0, source=OURS, note="of the rows' order, and of the adapter"),
         tags=core.Sent("tags", core.MappingValue(), default=None, source=OURS, note="kept with the run, here"),
@@ -85,19 +86,28 @@ def declarations() -> core.Declarations:
         top_k=core.Unsupported("not among the fields of the chat API", source=SDK),
         max_tokens=core.Sent("max_tokens", core.Int(1), default=None, source=OURS, where="generation"),
     )
+    if method != "dpo":
+        return declared
+    pairs = "the share of pairs that may be the wrong way round"
+    smoothing = _sent(core.Float(ge=0, lt=0.5), 0.0, pairs, source="arXiv:2305.18290v3")
+    rate = core.Float(gt=0)
+    return declared.replace(
+        learning_rate=core.Sent(_H + "learning_rate", **_sent(rate, PAIRS_RATE, source=COOKBOOK)),
+        learning_rate_multiplier=core.multiplier_as_rate(_H + "learning_rate", rate, PAIRS_RATE, "the loop", COOKBOOK),
+        label_smoothing=core.Sent(_H + "label_smoothing", **smoothing),
+        prompt_loss_weight=core.NotApplicable("the loss of a pair is over its two answers alone"),
+    )
 
 
 PARAMETERS = declarations()
 
 METHODS: dict[str, core.Ability] = {
-    "sft": True,
-    "dpo": core.NotOffered(
-        "not yet: the service has no loss for preferences, and llmtune's loop computes none for it; method dpo runs"
-        " with provider local"
-    ),
+    **dict.fromkeys(("sft", "dpo"), True),
     "classification": core.NotOffered("there is no classification head here; use method sft with the label as answer"),
     **core.NOT_YET_METHODS,
 }
+#: The row format that the loop's process reads, by method.
+FORMATS = {"sft": "chat", "dpo": "preference"}
 ADAPTERS: dict[str, core.Ability] = {
     "lora": True,
     **dict.fromkeys(("full", "qlora", "dora"), core.NotOffered("the service trains LoRA adapters, nothing else")),

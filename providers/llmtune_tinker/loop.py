@@ -10,20 +10,28 @@ applied twice and none is left out: a loop that was opened from the state after 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar
 
 from llmtune.errors import LlmtuneError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
 _Value = TypeVar("_Value", covariant=True)
 
 #: How a loop ended, as it is reported to the vendor.
 Outcome = Literal["success", "errored", "interrupted"]
+
+#: A loss that is computed on this machine: the log-likelihood of each target, one tensor a row, to one number. Its
+#: gradient by them is what the vendor trains on.
+CustomLoss: TypeAlias = "Callable[[Sequence[Tensor]], Tensor]"
+
+#: The name of such losses among a loop's `LoopLimits.losses`.
+CUSTOM = "custom"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +45,13 @@ class LoopRow:
 
 @dataclass(frozen=True, slots=True)
 class PassResult:
-    """The sum of weight times negative log-likelihood over the rows of a pass, in nats."""
+    """What a pass over rows reports."""
 
     loss_sum: float
+    """The sum of weight times negative log-likelihood over the rows, in nats; of a custom loss, its value."""
+
+    log_likelihoods: tuple[NDArray[np.float64], ...] | None = None
+    """In nats, of each target token, row by row; None where the vendor leaves them out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +77,14 @@ class Pending(Protocol[_Value]):
     """A call that was sent and whose answer is awaited by `result`, so that two calls share one cycle of the vendor."""
 
     def result(self) -> _Value:
-        """Wait for the answer. Raises `LlmtuneError` in the vendor's own words."""
+        """Wait for the answer. Raises `LlmtuneError` in the vendor's own words, and `Stopped` where the run was asked
+        to stop while the vendor has paused it."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopLimits:
-    """What a loop can do: the names of its `losses`, and the longest row in tokens, None where that is not known."""
+    """What a loop can do: the names of its `losses`, and the longest row in tokens; None where the request says it."""
 
     losses: frozenset[str]
     max_row_tokens: int | None = None
@@ -88,6 +101,14 @@ class TrainingLoop(Protocol):
 
     def forward_backward(self, step: int, rows: Sequence[LoopRow]) -> Pending[PassResult]:
         """Add the gradient of these rows by weighted cross-entropy. Raises `StepOutOfOrder`."""
+        ...
+
+    def forward_backward_custom(self, step: int, rows: Sequence[LoopRow], loss: CustomLoss) -> Pending[PassResult]:
+        """Add the gradient of a loss that is computed here. The vendor's losses must have `CUSTOM`.
+
+        Two passes: one for the log-likelihoods, then weighted cross-entropy, whose weight for each token is minus the
+        loss's derivative by its log-likelihood. What `loss` raises comes out of `result`. Raises `StepOutOfOrder`.
+        """
         ...
 
     def optimizer_step(self, step: int, settings: AdamSettings) -> Pending[StepResult]:
@@ -151,8 +172,3 @@ class StepCounter:
 def count_tokens(rows: Sequence[LoopRow]) -> int:
     """Count the tokens that go to the vendor."""
     return sum(len(row.inputs) for row in rows)
-
-
-def describe_capabilities(limits: LoopLimits) -> dict[str, Any]:
-    """Return what a loop can do, as values for a report."""
-    return {"losses": sorted(limits.losses), "max_row_tokens": limits.max_row_tokens}

@@ -24,8 +24,8 @@ from llmtune_local.run_state.run_dir import now
 from llmtune_local.run_state.schema import FINAL
 from llmtune_local.worker import supervisor
 from llmtune_tinker import capabilities as models
-from llmtune_tinker import declarations, requests, responses, weights
-from llmtune_tinker.client import ADDRESS, RUN_KEY, SDK, TinkerClient
+from llmtune_tinker import costs, declarations, requests, responses, weights
+from llmtune_tinker.client import ADDRESS, RUN_KEY, SDK, TORCH, TinkerClient
 from llmtune_tinker.inference import TinkerGenerator, snippet
 from llmtune_tinker.run_folder import LoopFolder, LoopRequest, Session
 from llmtune_tinker.settings import TinkerOptions, TinkerSettings
@@ -64,6 +64,9 @@ class TinkerProvider(core.BaseProvider):
     def capabilities(self, target: core.Target) -> core.Capabilities:
         """Return what this target supports: the loop's declarations, and the model as the service listed it last."""
         declared = super().capabilities(target)
+        if target.method == "dpo":
+            pairs = replace(declared.limits, format=declarations.FORMATS["dpo"], text_format=None)
+            declared = replace(declared, parameters=declarations.declarations("dpo"), limits=pairs)
         seen = models.read_kept()
         model = seen.find(target.model) if seen is not None else None
         if seen is None or not target.model:
@@ -85,12 +88,29 @@ class TinkerProvider(core.BaseProvider):
         validated = (
             "each pass over the validation rows is sent too; whether it is billed as training is not documented",
         )
+        preferences = []
+        if receipt.target.method == "dpo":
+            preferences.append(
+                "each step sends its pairs twice, once without a gradient, and the reference's likelihoods take one"
+                " pass over all pairs before the first step"
+            )
+            if not TORCH.is_installed:
+                preferences.append(
+                    f"the loss of a pair is computed on this machine with torch, which is not installed:"
+                    f" {TORCH.install_command}"
+                )
         return (
+            *preferences,
             *(validated if receipt.data.rows.get("validation") else ()),
             "the loop runs in a process on this machine: the run advances while this machine is on, and continues from"
             " its last saved state otherwise",
             f"the service's models are {asked}",
         )
+
+    def estimate_cost(self, receipt: core.Receipt) -> core.CostEstimate:
+        """Return the estimate of the tokens that are trained on, and of the passes that preferences need besides."""
+        target = receipt.target
+        return costs.add_passes(receipt, self.capabilities(target).price.for_target(target.method, target.adapter))
 
     def build(self, receipt: core.Receipt, files: core.Files) -> core.Request:
         """Build the request that the loop's process reads. Pure."""
@@ -108,22 +128,24 @@ class TinkerProvider(core.BaseProvider):
 
         Raises:
             InvalidData: a row has nothing to learn, or is longer than the job's limit or the model's context.
+            MissingExtra: a library is not installed; method dpo needs torch too.
         """
         SDK.require(f"provider {self.name}")
-        from llmtune_local.batching.token_rows import tokenise
+        if receipt.target.method == "dpo":
+            TORCH.require(f"method dpo at provider {self.name}")
         from llmtune_local.models.loading import load_tokenizer
+        from llmtune_tinker.rows import tokenise_examples
 
         options = TinkerOptions.model_validate(receipt.target.options)
         tokenizer = load_tokenizer(options.tokenizer or receipt.target.model, None, options.chat_template)
         for rows in (data.train, data.validation):
-            tokenise(
+            tokenise_examples(
                 tokenizer,
                 rows,
-                file=data.source,
+                options,
                 limit=receipt.effective("max_sequence_length") or _find_context(receipt.target.model),
                 on_too_long=receipt.effective("dataset.on_too_long", "error"),
-                template_options=options.template_options,
-                mask_empty_thinking=options.mask_empty_thinking,
+                file=data.source,
             )
         return super().encode(data, receipt, into)
 

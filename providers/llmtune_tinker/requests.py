@@ -7,7 +7,7 @@ from typing import Any
 
 from llmtune.provider import Files, Receipt
 from llmtune_local.requests import add_parameters
-from llmtune_tinker.declarations import PARAMETERS
+from llmtune_tinker.declarations import declarations
 
 #: Options that shape rows; the others say which layers are trained.
 _ROW_OPTIONS = ("chat_template", "template_options", "mask_empty_thinking")
@@ -30,5 +30,5 @@ def build(receipt: Receipt, files: Files, service: Mapping[str, Any]) -> dict[st
     }
     if receipt.data.evaluated:
         body["evaluated_rows"] = receipt.data.evaluated
-    add_parameters(body, receipt, PARAMETERS)
+    add_parameters(body, receipt, declarations(target.method))
     return body

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from llmtune.data.formats.base import Rendering, VendorRows
 from llmtune.errors import MissingExtra
+from llmtune_tinker.declarations import FORMATS
 
 if TYPE_CHECKING:
     from llmtune.data.example import Example
     from llmtune.data.rendering.tokenize import OnTooLong
+    from llmtune_local.batching.token_rows import TokenRows
+    from llmtune_tinker.settings import TinkerOptions
 
 
 def open_rendering(model: str, options: Mapping[str, Any], offline: bool) -> Rendering | None:
@@ -40,17 +44,11 @@ def open_rendering(model: str, options: Mapping[str, Any], offline: bool) -> Ren
     def count_tokens(
         examples: Iterable[Example], limit: int | None, on_too_long: OnTooLong, prompt_weight: float
     ) -> int:
-        from llmtune_local.batching.token_rows import tokenise
         from llmtune_tinker.trainer import make_loop_row
 
-        rows = tokenise(
-            tokenizer,
-            examples,
-            limit=limit,
-            on_too_long=on_too_long,
-            template_options=settings.template_options,
-            mask_empty_thinking=settings.mask_empty_thinking,
-        )
+        rows, are_pairs = tokenise_examples(tokenizer, examples, settings, limit=limit, on_too_long=on_too_long)
+        if are_pairs:
+            prompt_weight = 0.0  # the loss of a pair is over its answers
         pieces = (piece for row in rows.rows for piece in row)
         return sum(len(make_loop_row(piece, prompt_weight=prompt_weight).inputs) for piece in pieces)
 
@@ -62,13 +60,41 @@ def open_rendering(model: str, options: Mapping[str, Any], offline: bool) -> Ren
     )
 
 
+def tokenise_examples(
+    tokenizer: Any,
+    examples: Iterable[Example],
+    options: TinkerOptions,
+    *,
+    limit: int | None,
+    on_too_long: OnTooLong,
+    file: str | None = None,
+) -> tuple[TokenRows, bool]:
+    """Render rows as a run would, and return whether they are preference rows: each of those is two sequences.
+
+    Raises `InvalidData` with file and line.
+    """
+    from llmtune_local.batching.token_rows import RowSettings, tokenise, tokenise_pairs
+
+    row_settings: RowSettings = {
+        "limit": limit,
+        "on_too_long": on_too_long,
+        "template_options": options.template_options,
+        "mask_empty_thinking": options.mask_empty_thinking,
+    }
+    rows = iter(examples)
+    first = list(itertools.islice(rows, 1))
+    are_pairs = any(example.preference is not None for example in first)
+    tokenise_all = tokenise_pairs if are_pairs else tokenise
+    return tokenise_all(tokenizer, itertools.chain(first, rows), file=file, **row_settings), are_pairs
+
+
 TINKER_ROWS = VendorRows(
     provider="tinker",
-    defaults={"sft": "chat"},
+    defaults=FORMATS,
     text_format="text",
     rendering=open_rendering,
     reasoning_remedy="give each answer its reasoning under reasoning_content, or leave the template's empty thought"
     " unlearned: provider_options.tinker.mask_empty_thinking: true",
     billing="each step's tokens are billed as training tokens: those of the file times the epochs, up to the last"
-    " trained token of a row",
+    " trained token of a row; with method dpo both sides of a pair, and as many again in passes without a gradient",
 )

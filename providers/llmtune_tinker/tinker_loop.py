@@ -11,18 +11,21 @@ from __future__ import annotations
 import logging
 import math
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from llmtune.errors import LlmtuneError, MissingCredentials, QuotaExceeded, TransientError, VendorError
 from llmtune.redaction.secrets import scrub
-from llmtune_tinker.client import RUN_KEY, SDK, TinkerClient
-from llmtune_tinker.loop import AdamSettings, LoopLimits, LoopRow, Outcome, PassResult, StepCounter, StepResult
+from llmtune_local.training.progress import Stopped
+from llmtune_tinker.client import RUN_KEY, SDK, TORCH, TinkerClient
+from llmtune_tinker.loop import CUSTOM, AdamSettings, LoopLimits, LoopRow, Outcome, PassResult, StepCounter, StepResult
 from llmtune_tinker.run_folder import Session
 
 if TYPE_CHECKING:
-    from llmtune_tinker.loop import Pending
+    from llmtune_tinker.loop import CustomLoss, Pending
     from llmtune_tinker.run_folder import LoopFolder, LoopRequest
 
 _Value = TypeVar("_Value")
@@ -31,9 +34,12 @@ _Answer = TypeVar("_Answer")
 #: The loss that supervised tuning uses, by Tinker's name.
 CROSS_ENTROPY = "cross_entropy"
 #: The losses of the SDK 0.38.0 (types/loss_fn_type.py).
-LOSSES = frozenset(
-    {"cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo", "stable_reinforce", "custom"}
-)
+LOSSES = frozenset({"cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo", "stable_reinforce", CUSTOM})
+#: Seconds between two looks at whether a run that waits for the service was asked to stop.
+STOP_POLL_SECONDS = 0.5
+#: Seconds for which a stop waits for an answer where the service has not said that it has paused the run: the SDK says
+#: of a lack of capacity only after a quarter of an hour.
+STOP_SECONDS = 120.0
 #: What a pass that waits for a bill to be paid begins with, in the SDK's log, and how long the SDK waits at most.
 _BILLING = "The job is paused due to billing status"
 BILLING_SENTENCE = (
@@ -43,24 +49,30 @@ BILLING_SENTENCE = (
 
 
 class _Converted(Generic[_Answer, _Value]):
-    """A future of the SDK whose answer is converted, with errors as llmtune's."""
+    """A future of the SDK whose answer is converted, with errors as llmtune's. `wait` waits for it."""
 
-    def __init__(self, future: Any, convert: Callable[[Any], _Value], action: str) -> None:
-        self._future, self._convert, self._action = future, convert, action
+    def __init__(
+        self, future: Any, convert: Callable[[Any], _Value], action: str, wait: Callable[[Any], _Answer]
+    ) -> None:
+        self._future, self._convert, self._action, self._wait = future, convert, action, wait
 
     def result(self) -> _Value:
         with translate_errors(self._action):
-            return self._convert(self._future.result())
+            return self._convert(self._wait(self._future))
 
 
 class TinkerLoop:
-    """The training loop of one run. `report` takes a sentence for the run's events, with its level.
+    """The training loop of one run.
 
     Args:
         client: the account's other routes.
         folder: the run folder, whose sessions are read and written.
         request: what is trained.
         key: the run key.
+        report: takes a sentence for the run's events, with its level.
+        stop: says whether the run was asked to stop. While the service has paused it, every call then raises `Stopped`
+            instead of waiting on, and otherwise after `STOP_SECONDS`; what it had sent may still be applied, to a model
+            that no later attempt opens.
     """
 
     def __init__(
@@ -70,10 +82,11 @@ class TinkerLoop:
         request: LoopRequest,
         key: str,
         report: Callable[[str, str], None] = lambda sentence, level: None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.limits = LoopLimits(losses=LOSSES)
         self._client, self._folder, self._request, self._key = client, folder, request, key
-        self._report = report
+        self._report, self._stop = report, stop
         self._service: Any = None
         self._training: Any = None
         self._steps = StepCounter()
@@ -105,7 +118,7 @@ class TinkerLoop:
             else:
                 future = self._service.create_training_client_from_state_with_optimizer(state, user_metadata=metadata)
         with translate_errors("opening the model") if state is None else _missing_state_named(state, step):
-            self._training = future.result()
+            self._training = self._wait(future)
         self._steps = StepCounter(applied=step)
 
     def _enter_session(self, tinker: Any) -> Any:
@@ -155,6 +168,22 @@ class TinkerLoop:
         self._folder.write_sessions([*before, last.model_copy(update={"models": last.models + 1})])
         return last.models
 
+    def _wait(self, future: Any) -> Any:
+        """Return the answer to a call; raise `Stopped` where the run was asked to stop and no answer will come soon.
+
+        The SDK waits for a bill to be paid for up to an hour, and for capacity without an end.
+        """
+        pending, latest = future.future(), float("inf")
+        while not futures.wait([pending], timeout=STOP_POLL_SECONDS).done:
+            if not self._stop():
+                continue
+            latest = min(latest, time.monotonic() + STOP_SECONDS)
+            if self._watcher.paused or time.monotonic() >= latest:
+                raise Stopped
+        answer = future.result()
+        self._watcher.paused = False
+        return answer
+
     # --- steps -------------------------------------------------------------------------------------------------------
     def forward_backward(self, step: int, rows: Sequence[LoopRow]) -> Pending[PassResult]:
         """Send the rows of a step. Raises `StepOutOfOrder`."""
@@ -162,7 +191,17 @@ class TinkerLoop:
         data = [self._datum(row) for row in rows]
         with translate_errors(f"the gradient of step {step}"):
             future = self._training.forward_backward(data, CROSS_ENTROPY)
-        return _Converted(future, lambda output: read_loss(output, rows), f"the gradient of step {step}")
+        return _Converted(future, lambda output: read_loss(output, rows), f"the gradient of step {step}", self._wait)
+
+    def forward_backward_custom(self, step: int, rows: Sequence[LoopRow], loss: CustomLoss) -> Pending[PassResult]:
+        """Send the rows of a step for their likelihoods, then for the gradient of `loss`. Raises `StepOutOfOrder`."""
+        TORCH.require("a loss that is computed on this machine")
+        self._steps.start_gradient(step)
+        action = f"the gradient of step {step}"
+        data = [self._datum(row) for row in rows]
+        with translate_errors(action):
+            future = self._training.forward_backward_custom(data, lambda _, likelihoods: (loss(likelihoods), {}))
+        return _Converted(future, lambda output: PassResult(float(output.metrics["loss:sum"])), action, self._wait)
 
     def optimizer_step(self, step: int, settings: AdamSettings) -> Pending[StepResult]:
         """Send the update of a step. Raises `StepOutOfOrder`."""
@@ -179,12 +218,12 @@ class TinkerLoop:
         )
         with translate_errors(f"the update of step {step}"):
             future = self._training.optim_step(parameters)
-        return _Converted(future, _read_step, f"the update of step {step}")
+        return _Converted(future, _read_step, f"the update of step {step}", self._wait)
 
     def forward(self, rows: Sequence[LoopRow]) -> PassResult:
         """Measure rows without a gradient."""
-        with translate_errors("the validation"):
-            output = self._training.forward([self._datum(row) for row in rows], CROSS_ENTROPY).result()
+        with translate_errors("a pass without a gradient"):
+            output = self._wait(self._training.forward([self._datum(row) for row in rows], CROSS_ENTROPY))
             return read_loss(output, rows)
 
     @staticmethod
@@ -203,17 +242,17 @@ class TinkerLoop:
     def save(self, name: str) -> str:
         """Save weights and optimizer; return `tinker://RUN/weights/NAME`."""
         with translate_errors("saving the state"):
-            return str(self._training.save_state(name).result().path)
+            return str(self._wait(self._training.save_state(name)).path)
 
     def save_for_sampling(self, name: str) -> str:
         """Save weights that answer; return `tinker://RUN/sampler_weights/NAME`."""
         with translate_errors("saving the model"):
-            return str(self._training.save_weights_for_sampler(name).result().path)
+            return str(self._wait(self._training.save_weights_for_sampler(name)).path)
 
     def save_for_download(self, name: str) -> str:
         """Save the adapter as files to take home; return `tinker://RUN/external_weights/NAME`."""
         with translate_errors("saving the files"):
-            return str(self._training.save_weights_external(name).result().path)
+            return str(self._wait(self._training.save_weights_external(name)).path)
 
     def delete(self, address: str) -> None:
         """Remove a checkpoint; quietly done when it is gone."""
@@ -257,6 +296,9 @@ class _LogWatcher(logging.Handler):
 
     def __init__(self, report: Callable[[str, str], None]) -> None:
         super().__init__(logging.WARNING)
+        self.paused = False
+        """Whether the SDK has said so since the last answer."""
+
         self._report_sentence = report
         self._logger = logging.getLogger("tinker")
 
@@ -269,9 +311,11 @@ class _LogWatcher(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
         if message.startswith(_BILLING):
+            self.paused = True
             detail = scrub(message.partition("Error: ")[2].strip())[:300]
             self._report_sentence(f"{BILLING_SENTENCE}: {detail}" if detail else BILLING_SENTENCE, "warning")
         elif "is paused" in message:
+            self.paused = True
             self._report_sentence(f"Tinker: {scrub(message)[:300]}", "warning")
 
 
@@ -280,14 +324,15 @@ def read_loss(output: Any, rows: Sequence[LoopRow]) -> PassResult:
     those out. Raises `VendorError` where it has neither."""
     outputs = list(output.loss_fn_outputs or ())
     if len(outputs) == len(rows) and all("logprobs" in entry for entry in outputs):
-        total = 0.0
+        total, log_likelihoods = 0.0, []
         for entry, row in zip(outputs, rows, strict=True):
             logprobs = entry["logprobs"].to_numpy()
             if len(logprobs) != len(row.weights):
                 raise VendorError(f"Tinker answered {len(logprobs)} likelihoods for {len(row.weights)} tokens")
+            log_likelihoods.append(logprobs.astype("float64"))
             trained = row.weights != 0  # an untrained token may have any likelihood, -inf among them
             total -= float((row.weights[trained].astype("float64") * logprobs[trained]).sum())
-        return PassResult(total)
+        return PassResult(total, tuple(log_likelihoods))
     value = (output.metrics or {}).get("loss:sum")
     if value is None:
         raise VendorError("Tinker answered a pass without likelihoods and without its loss")

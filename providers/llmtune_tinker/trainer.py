@@ -12,7 +12,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +20,14 @@ import numpy as np
 
 from llmtune.errors import InvalidData, InvalidJob, LlmtuneError
 from llmtune_local.batching import step_order
-from llmtune_local.batching.token_rows import TokenRow, TokenRows, read_rows
+from llmtune_local.batching.token_rows import RowSettings, TokenRow, TokenRows, read_pairs, read_rows
 from llmtune_local.models.loading import load_tokenizer
 from llmtune_local.run_state.run_dir import write_atomically
 from llmtune_local.training import lr_schedule
 from llmtune_local.training.progress import Diverged, Progress, Stopped
 from llmtune_local.training.time_left import Ahead, TimeLeft
 from llmtune_local.training.validation_plan import TrainingWork, choose_rows, plan_validation
-from llmtune_tinker.loop import AdamSettings, LoopRow, Outcome, TrainingLoop, count_tokens
+from llmtune_tinker.loop import AdamSettings, LoopRow, Outcome, PassResult, Pending, TrainingLoop, count_tokens
 from llmtune_tinker.run_folder import Checkpoint, LoopResult
 
 if TYPE_CHECKING:
@@ -54,15 +54,22 @@ def make_loop_row(row: TokenRow, *, prompt_weight: float, scale: float = 1.0) ->
 
 def read_run_rows(request: LoopRequest, tokenizer: Any, path: str, limit: int | None) -> TokenRows:
     """Read a dataset file as tokens, as the worker trains on them. Raises `InvalidData`."""
+    return read_rows(tokenizer, path, **_row_settings(request, limit))
+
+
+def read_run_pairs(request: LoopRequest, tokenizer: Any, path: str, limit: int | None) -> TokenRows:
+    """Read a file of preference rows as tokens, two sequences a row. Raises `InvalidData`."""
+    return read_pairs(tokenizer, path, **_row_settings(request, limit))
+
+
+def _row_settings(request: LoopRequest, limit: int | None) -> RowSettings:
     options = request.options
-    return read_rows(
-        tokenizer,
-        path,
-        limit=limit,
-        on_too_long=request.on_too_long,
-        template_options=options.template_options,
-        mask_empty_thinking=options.mask_empty_thinking,
-    )
+    return {
+        "limit": limit,
+        "on_too_long": request.on_too_long,
+        "template_options": options.template_options,
+        "mask_empty_thinking": options.mask_empty_thinking,
+    }
 
 
 def load_run_tokenizer(request: LoopRequest) -> Any:
@@ -95,7 +102,10 @@ def count_training_tokens(request: LoopRequest, rows: TokenRows) -> int:
 
 
 class LoopTrainer:
-    """The trainer of one run in its folder. `stop` says whether the worker was asked to end after its current step."""
+    """The trainer of one run in its folder. `stop` says whether the worker was asked to end after its current step.
+
+    It trains on answers; a method with another loss overrides how rows are read, sent and measured.
+    """
 
     def __init__(
         self,
@@ -121,7 +131,7 @@ class LoopTrainer:
         state = self.restore() if resume else None
         try:
             self.status_writer.update(message="opening the model at the service")
-            self.loop.open(state, self.progress.step)
+            self.open_model(state)
             self.status_writer.update(state="running", message="training")
             self.fit()
             result = self.finish()
@@ -146,19 +156,28 @@ class LoopTrainer:
         """Load tokenizer and rows."""
         self.status_writer.update(message="reading the rows")
         self.tokenizer = load_run_tokenizer(self.request)
-        self.limit = self.recipe.max_sequence_length
+        limits = (self.recipe.max_sequence_length, self.loop.limits.max_row_tokens)
+        self.limit = min((limit for limit in limits if limit is not None), default=None)
         self.train = self._read(self.request.files.train)
         validation = self.request.files.validation
         self.validation = self._read(validation) if validation else TokenRows()
 
     def _read(self, path: str) -> TokenRows:
-        rows = read_run_rows(self.request, self.tokenizer, path, self.limit)
+        rows = self.read_file(path)
         if not rows:
             raise InvalidData(f"{path}: every row is longer than {self.limit} tokens and was dropped")
         for count, verb in ((rows.dropped, "dropped"), (rows.truncated, "truncated")):
             if count:
                 self.status_writer.event(f"{path}: {count} rows longer than {self.limit} tokens were {verb}", "warning")
         return rows
+
+    def read_file(self, path: str) -> TokenRows:
+        """Read a dataset file as the rows that are trained on. Raises `InvalidData`."""
+        return read_run_rows(self.request, self.tokenizer, path, self.limit)
+
+    def open_model(self, state: str | None) -> None:
+        """Open the model at the service, from the state of the last checkpoint where there is one."""
+        self.loop.open(state, self.progress.step)
 
     def resolve_settings(self) -> None:
         """Decide what the job leaves open: steps, warm-up, validation and checkpoints."""
@@ -251,8 +270,6 @@ class LoopTrainer:
         recipe = self.recipe
         indices = step_order.rows_of_step(len(self.train), recipe.batch_size, self.request.seed, number - 1)
         pieces = [piece for index in indices for piece in self.train.rows[index]]
-        weight = sum(piece.total_weight(recipe.prompt_loss_weight) for piece in pieces)
-        rows = [make_loop_row(piece, prompt_weight=recipe.prompt_loss_weight, scale=1.0 / weight) for piece in pieces]
         rate = self.learning_rate(number)
         settings = AdamSettings(
             learning_rate=rate,
@@ -262,9 +279,9 @@ class LoopTrainer:
             weight_decay=recipe.weight_decay,
             grad_clip_norm=recipe.max_grad_norm,
         )
-        gradient = self.loop.forward_backward(number, rows)
+        gradient, rows = self.send_gradient(number, indices, pieces)
         update = self.loop.optimizer_step(number, settings)
-        values = {"train/loss": gradient.result().loss_sum, "train/learning_rate": rate}
+        values = self.describe_gradient(gradient.result()) | {"train/learning_rate": rate}
         norm = update.result().grad_norm
         if norm is not None:
             values["train/grad_norm"] = norm
@@ -275,6 +292,19 @@ class LoopTrainer:
             )
         self.progress.trained_tokens += sum(int(piece.completion[1:].sum()) for piece in pieces)
         return values, count_tokens(rows)
+
+    def send_gradient(
+        self, number: int, indices: Sequence[int], pieces: Sequence[TokenRow]
+    ) -> tuple[Pending[PassResult], list[LoopRow]]:
+        """Send the rows `indices` of a step, whose sequences are `pieces`; return their answer and what was sent."""
+        prompt_weight = self.recipe.prompt_loss_weight
+        weight = sum(piece.total_weight(prompt_weight) for piece in pieces)
+        rows = [make_loop_row(piece, prompt_weight=prompt_weight, scale=1.0 / weight) for piece in pieces]
+        return self.loop.forward_backward(number, rows), rows
+
+    def describe_gradient(self, answer: PassResult) -> dict[str, float]:
+        """Return the points of a step from the answer to its rows."""
+        return {"train/loss": answer.loss_sum}
 
     def learning_rate(self, number: int) -> float:
         """Return the rate of a step (counted from 1)."""
@@ -311,30 +341,24 @@ class LoopTrainer:
     def validate(self) -> None:
         """Measure the validation rows without a gradient, and check for early stopping."""
         progress, began = self.progress, time.monotonic()
-        loss_sum, tokens = 0.0, 0
-        pieces = [piece for row in self.validation.rows for piece in row]
-        for start in range(0, len(pieces), VALIDATED_AT_ONCE):
-            self.status_writer.update()
-            part = pieces[start : start + VALIDATED_AT_ONCE]
-            loss_sum += self.loop.forward([make_loop_row(piece, prompt_weight=0.0) for piece in part]).loss_sum
-            tokens += sum(int(piece.completion[1:].sum()) for piece in part)
-        loss = loss_sum / tokens
+        values = self.measure()
+        loss = values["validation/loss"]
         if not math.isfinite(loss):
             raise Diverged(f"the validation loss is no longer a number at step {progress.step}: lower learning_rate")
         self.time_left.validation = time.monotonic() - began
         progress.validation_loss = loss
         if progress.step == 0:
             progress.base_loss = loss
-        self.status_writer.points(progress.step, progress.step / self.per_epoch, {"validation/loss": loss})
+        self.status_writer.points(progress.step, progress.step / self.per_epoch, values)
         patience = self.recipe.early_stopping_patience
         if patience is None:
             return
         is_best = progress.record_validation(
             loss,
-            None,
+            values.get("validation/reward_accuracy"),
             threshold=self.recipe.early_stopping_threshold,
             patience=patience,
-            any_rise=False,
+            any_rise=self.recipe.eval_every is None,
             total=self.total,
         )
         if is_best and progress.step:
@@ -342,6 +366,17 @@ class LoopTrainer:
             # the state of the last checkpoint is what a resume would open: only what no checkpoint names is removed
             if before is not None and not self._is_named(before):
                 self._delete(before)
+
+    def measure(self) -> dict[str, float]:
+        """Return the validation figures of the model as it is."""
+        loss_sum, tokens = 0.0, 0
+        pieces = [piece for row in self.validation.rows for piece in row]
+        for start in range(0, len(pieces), VALIDATED_AT_ONCE):
+            self.status_writer.update()
+            part = pieces[start : start + VALIDATED_AT_ONCE]
+            loss_sum += self.loop.forward([make_loop_row(piece, prompt_weight=0.0) for piece in part]).loss_sum
+            tokens += sum(int(piece.completion[1:].sum()) for piece in part)
+        return {"validation/loss": loss_sum / tokens}
 
     def _is_named(self, address: str) -> bool:
         checkpoints = (self.folder.read_checkpoint(step) for step in self.folder.checkpoints())

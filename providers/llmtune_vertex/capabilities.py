@@ -11,12 +11,14 @@ from typing import Any
 import llmtune.provider as core
 from llmtune.provider import Abilities, Ability, Capabilities, Catalog, Limits, ModelEntry, NotOffered, catalog
 from llmtune_vertex import declarations as fields
+from llmtune_vertex.graders import GRADER
 
 CATALOG = Path(__file__).with_name("catalog.toml")
 
 #: Row formats, as registered by this package's rows.
 GEMINI_ROWS = "gemini"
 PREFERENCE_ROWS = "gemini_preference"
+REINFORCEMENT_ROWS = "gemini_reinforcement"
 #: Open models take rows of the Gemini kind too, but Google's example gives their answers another role than its text
 #: says ("assistant", "model"); chat rows are unambiguous (Google Cloud, Tune an open model, 2026-09-25).
 OPEN_ROWS = "vertex_chat"
@@ -42,6 +44,12 @@ PREFERENCE_LIMITS = replace(
     note="text only; exactly one preferred and one dispreferred answer a row",
 )
 
+REINFORCEMENT_LIMITS = Limits(
+    format=REINFORCEMENT_ROWS,
+    source=fields.REINFORCEMENT,
+    note="without validation rows Google holds out a quarter of the training rows, or 50 where that is more",
+)
+
 GEMINI_ABILITIES = Abilities(billed_cost=True)
 OPEN_ABILITIES = replace(
     GEMINI_ABILITIES,
@@ -58,7 +66,21 @@ DOUBTFUL_PREFERENCE = (
 )
 
 _NO_CLASSIFIER = NotOffered("there is no classification head here; use method sft with the label as the answer")
-METHODS: Mapping[str, Ability] = {"sft": True, "dpo": True, "classification": _NO_CLASSIFIER, **core.NOT_YET_METHODS}
+METHODS: Mapping[str, Ability] = {
+    "sft": True,
+    "dpo": True,
+    "classification": _NO_CLASSIFIER,
+    **core.NOT_YET_METHODS,
+    "reinforcement": True,
+}
+
+#: Options that travel among a reinforcement job's hyperparameters.
+REINFORCEMENT_OPTIONS = ("samples_per_prompt", "max_output_tokens", "thinking_level")
+
+#: Google states prices of supervised tuning, by the token; of reinforcement tuning none was found in a dated source.
+_NO_REINFORCEMENT_PRICE = (
+    "no training price of reinforcement tuning was found in a dated source, nor what it is billed by (unverified)"
+)
 ADAPTERS: Mapping[str, Ability] = {
     "lora": True,
     "full": NotOffered("Gemini is tuned through low-rank adapters only"),
@@ -83,7 +105,7 @@ def find_family(model: str) -> str:
 
 def by_family(declared: Capabilities, target: core.Target, location: str | None) -> Capabilities:
     """Return what holds for a target, out of what holds for Gemini; `location` is where the account tunes."""
-    model, dpo = target.model, target.method == "dpo"
+    model, dpo, reinforced = target.model, target.method == "dpo", target.method == "reinforcement"
     family = find_family(model)
     entry, warnings = load_catalog().model(model)
     if not model or model.startswith("projects/"):  # no model, or a tuned one of the user's own
@@ -92,12 +114,18 @@ def by_family(declared: Capabilities, target: core.Target, location: str | None)
         warnings = (*warnings, problem)
     if dpo and family != "open":
         warnings = (*warnings, DOUBTFUL_PREFERENCE)
+    unsent = [name for name in REINFORCEMENT_OPTIONS if target.options.get(name) is not None and not reinforced]
+    if unsent:
+        listed = ", ".join(f"provider_options.{target.provider}.{name}" for name in unsent)
+        warnings = (*warnings, f"{listed} is not sent: it is of method reinforcement")
     declared = replace(
         declared,
-        methods={**declared.methods, "dpo": _preference_tuning(entry, family)},
-        epochs_if_unset=core.EpochRange(
-            1, None, "the vendor chooses the number of epochs and publishes no limit", fields.TUNING
-        ),
+        methods={
+            **declared.methods,
+            "dpo": _preference_tuning(entry, family),
+            "reinforcement": _reinforcement_tuning(entry, family),
+        },
+        epochs_if_unset=fields.REINFORCEMENT_EPOCHS if reinforced else fields.UNKNOWN_EPOCHS,
         concurrency=1,
         concurrency_source=f"{fields.ABOUT}: 1 concurrent tuning job a project by default",
         known_model=model in load_catalog().models,
@@ -113,6 +141,18 @@ def by_family(declared: Capabilities, target: core.Target, location: str | None)
             adapters={**declared.adapters, **_open_adapters(entry)},
         )
     sizes = adapter_sizes(model)
+    if reinforced:
+        price = declared.price
+        note = "; ".join(filter(None, (price.note, _NO_REINFORCEMENT_PRICE)))
+        return replace(
+            declared,
+            parameters=fields.reinforcement(sizes),
+            family="Gemini Pro" if family == "gemini-pro" else "Gemini",
+            limits=REINFORCEMENT_LIMITS,
+            grader=GRADER,
+            price=replace(price, training=None, by_method={}, note=note),
+            abilities=replace(declared.abilities, billed_cost=NotOffered("what Google bills by is not published")),
+        )
     return replace(
         declared,
         parameters=fields.preference(sizes) if dpo else fields.supervised(sizes),
@@ -140,6 +180,16 @@ def _preference_tuning(entry: ModelEntry, family: str) -> Ability:
     if "dpo" in entry.methods:
         return True
     return NotOffered(f"preference tuning is offered for Gemini 2.5 Flash and 2.5 Flash-Lite, not for {entry.id}")
+
+
+def _reinforcement_tuning(entry: ModelEntry, family: str) -> Ability:
+    if family == "open":
+        return NotOffered("open models are tuned by supervised tuning only")
+    if "reinforcement" in entry.methods:
+        return True
+    return NotOffered(
+        f"Google shows reinforcement tuning for gemini-3.5-flash alone, not for {entry.id or 'this model'}"
+    )
 
 
 def adapter_sizes(model: str) -> tuple[int, ...]:

@@ -22,6 +22,10 @@ from llmtune.provider import (
 TUNING = "Google Cloud, tuning API reference and google-genai 2.34 CreateTuningJobConfig, 2026-11-21"
 ABOUT = "Google Cloud, About supervised fine-tuning for Gemini models, 2026"
 PREFERENCE = "Google Cloud, About preference tuning, 2026, and google-genai 2.34, 2026-11-21"
+REINFORCEMENT = (
+    "Google Cloud, Reinforcement learning fine-tuning (Agent Platform, 2026), and google-genai 2.34"
+    " ReinforcementTuningHyperParameters"
+)
 OPEN = "Google Cloud, Tune an open model, 2026-09-25, and aiplatform v1beta1 protos, 2026-11-21"
 GENERATE = "google-genai 2.34 GenerateContentConfig, 2026-11-21"
 
@@ -160,6 +164,57 @@ def preference(sizes: tuple[int, ...]) -> Declarations:
     return _gemini(_DPO, sizes, PREFERENCE).replace(
         prompt_loss_weight=core.NotApplicable("preference tuning compares two answers"),
         dpo_beta=Sent(f"{_DPO}.hyperParameters.beta", core.Float(gt=0), source=PREFERENCE),
+    )
+
+
+_RFT = "reinforcementTuningSpec"
+_DEFAULT_BATCH = 32
+
+#: How many epochs are trained where the job does not say.
+UNKNOWN_EPOCHS = core.EpochRange(1, None, "the vendor chooses the number of epochs and publishes no limit", TUNING)
+REINFORCEMENT_EPOCHS = core.EpochRange(
+    1, 10, "Google trains 110 batches' worth of prompts, over ten epochs at most", REINFORCEMENT
+)
+
+
+def _as_step_count(value: int, facts: ConversionContext) -> ConvertedValue | NotConvertible:
+    """Send max_steps as the number of steps; Google takes either steps or epochs."""
+    if facts.hyperparameters.epochs is not None:
+        return NotConvertible(
+            "stepCount and epochCount exclude each other: set one of max_steps and epochs", invalid=True
+        )
+    return ConvertedValue(value, "", exact=True)
+
+
+def reinforcement(sizes: tuple[int, ...]) -> Declarations:
+    """Declare the fields of a reinforcement job on a Gemini with these adapter sizes."""
+    prefix = f"{_RFT}.hyperParameters."
+    own_loss = core.NotApplicable("there are no tokens to learn from: the model learns from what its own answers earn")
+    return _gemini(_RFT, sizes, REINFORCEMENT).replace(
+        max_steps=Converted(
+            prefix + "stepCount",
+            core.Int(1),
+            _as_step_count,
+            description="as stepCount, where epochs is not set",
+            source=REINFORCEMENT,
+        ),
+        batch_size=Sent(
+            prefix + "batchSize",
+            core.Int(1),
+            default=_DEFAULT_BATCH,
+            source=REINFORCEMENT,
+            note="prompts a step, each with several answers",
+        ),
+        learning_rate_multiplier=Sent(
+            prefix + "learningRateMultiplier", core.Float(ge=0.25, le=4), default=1.0, source=REINFORCEMENT
+        ),
+        prompt_loss_weight=own_loss,
+        dpo_beta=core.NotApplicable("reinforcement tuning has no beta"),
+        eval_every=Sent(prefix + "evaluateInterval", core.Int(1), source=REINFORCEMENT, note="unset: once an epoch"),
+        checkpoint_every=Sent(
+            prefix + "checkpointInterval", core.Int(1), source=REINFORCEMENT, note="unset: once an epoch"
+        ),
+        keep_checkpoints=_no("reinforcement tuning has no parameter for it"),
     )
 
 

@@ -5,18 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 import llmtune.provider as core
 from llmtune.data.findings import Finding, error, warning
 from llmtune.errors import InvalidSettings, LlmtuneError, TransientError, VendorError
+from llmtune.graders.job_trial import Sample, choose_sample
 from llmtune_vertex import capabilities as targets
-from llmtune_vertex import declarations, inference, metrics, open_models, requests, responses, settings
+from llmtune_vertex import declarations, inference, metrics, open_models, preflight, requests, responses, settings
 from llmtune_vertex.client import GENAI, STORAGE, Sdk
 from llmtune_vertex.errors import LOG_IN, names_adapter_size, rank_hint
 from llmtune_vertex.files import CloudStorage
+from llmtune_vertex.graders import write_grader_source
+
+if TYPE_CHECKING:
+    from llmtune.data.dataset import Dataset
+    from llmtune.job.graders import Grader
 
 #: While a job runs its curves are read at most this often, in seconds: each reading is several calls.
 CURVE_SECONDS = 60.0
@@ -43,6 +50,7 @@ class VertexProvider(core.StoredUploads, core.BaseProvider):
         super().__init__(name, settings)
         self._sdk = Sdk(self.name, self.settings)
         self._storage = CloudStorage(self.name, self.settings, self._sdk)
+        self._sample: Sample | None = None
 
     # --- offline -----------------------------------------------------------------------------------------------------
     def find_credentials(self) -> core.Credentials:
@@ -63,6 +71,16 @@ class VertexProvider(core.StoredUploads, core.BaseProvider):
             operation=f"POST /v1beta1/{parent}/tuningJobs", body=requests.build(receipt, files, self.settings)
         )
 
+    def encode(self, data: Dataset, receipt: core.Receipt, into: Path) -> core.EncodedDataset:
+        """Write the rows; of a reinforcement job one is remembered, on which Google tries the grader in `preflight`."""
+        encoded = super().encode(data, receipt, into)
+        self._sample = choose_sample(receipt["grader"].requested, data.train)
+        return encoded
+
+    def write_grader_source(self, grader: Grader) -> str:
+        """Return the Python source by which Vertex AI scores an answer."""
+        return write_grader_source(grader)
+
     # --- online ------------------------------------------------------------------------------------------------------
     def preflight(self, request: core.Request) -> list[Finding]:
         """Check the settings, the bucket, the files, the tuning region, and whether a job is running already."""
@@ -78,7 +96,9 @@ class VertexProvider(core.StoredUploads, core.BaseProvider):
             raise
         except LlmtuneError as fault:  # reading objects may be allowed where looking at the bucket is not
             findings.append(warning("bucket", fault.message, "the upload will tell"))
-        spec = request.body.get(requests.PREFERENCE) or request.body.get(requests.SUPERVISED) or {}
+        spec: dict[str, Any] = next(
+            (request.body[name] for name, _ in requests.SPECS.values() if request.body.get(name)), {}
+        )
         uris = [spec.get(key, "<") for key in ("trainingDatasetUri", "validationDatasetUri")]
         findings += [
             error("file", f"{uri} is not there", "upload it again")
@@ -92,6 +112,8 @@ class VertexProvider(core.StoredUploads, core.BaseProvider):
         if request.body.get("encryptionSpec") and targets.facts(base).get("cmek") is False:
             problem = f"{base} does not support customer-managed keys (kms_key_name)"
             findings.append(error("encryption", problem, "leave kms_key_name unset for this model"))
+        if (reward := spec.get("singleRewardConfig")) and self._sample is not None:
+            findings += preflight.check_reward(self._sdk, reward, self._sample)
         running = [
             job["name"]
             for job in islice(self._jobs(), 100)

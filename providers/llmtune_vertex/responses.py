@@ -39,7 +39,8 @@ SUB_STATES: Mapping[str, str] = {
 }
 
 #: Google's metric names -> ours (supervised: Google Cloud, Tuning and validation metrics, 2026; preference: third-party
-#: notes checked against Google's pages, 2026-07).
+#: notes checked against Google's pages, 2026-07; reinforcement: Google names rewards among its charts, and their exact
+#: names are unverified).
 SERIES: Mapping[str, str] = {
     "/train_total_loss": "train/loss",
     "/train_fraction_of_correct_next_step_preds": "train/token_accuracy",
@@ -48,6 +49,8 @@ SERIES: Mapping[str, str] = {
     "/eval_fraction_of_correct_next_step_preds": "validation/token_accuracy",
     "/eval_num_predictions": "validation/tokens",
     "/preference_optimization_train_loss": "train/loss",
+    "/train_reward_mean": "train/reward",
+    "/eval_reward_mean": "validation/reward",
 }
 
 _SPECS = {
@@ -57,7 +60,7 @@ _SPECS = {
     "reinforcementTuningSpec": "reinforcement",
     "partnerModelTuningSpec": "sft",
 }
-_STATS = ("supervisedTuningDataStats", "preferenceOptimizationDataStats")
+_STATS = ("supervisedTuningDataStats", "preferenceOptimizationDataStats", "reinforcementTuningDataStats")
 _SIZES = {enum_name: size for size, enum_name in ADAPTER_SIZES.items()}
 _FIELDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "epochCount": ("epochs", int),
@@ -66,6 +69,9 @@ _FIELDS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "learningRateMultiplier": ("learning_rate_multiplier", float),
     "beta": ("dpo_beta", float),
     "adapterSize": ("lora_rank", _SIZES.__getitem__),
+    "stepCount": ("max_steps", int),
+    "evaluateInterval": ("eval_every", int),
+    "checkpointInterval": ("checkpoint_every", int),
 }
 
 #: How many row numbers a warning names.
@@ -93,7 +99,10 @@ def snapshot(job: Mapping[str, Any], points: Iterable[core.MetricPoint] = ()) ->
     messages += data_warnings(job)
     missing: dict[str, str] = {}
     if not spec.get("validationDatasetUri"):
-        names = [name for name in dict.fromkeys(SERIES.values()) if name.startswith("validation/")]
+        if job.get("reinforcementTuningSpec"):
+            names = []  # Google holds rows of its own out, and evaluates on those
+        else:
+            names = [name for name in dict.fromkeys(SERIES.values()) if name.startswith("validation/")]
         missing = dict.fromkeys(names, "no validation rows were sent")
     error = job.get("error") or {}
     reason = f"{error.get('message') or ''}".strip() or None
@@ -172,7 +181,10 @@ def progress(job: Mapping[str, Any]) -> core.Progress:
 
 
 def billed(job: Mapping[str, Any]) -> core.Billed | None:
-    """Return the billed training tokens: those of one epoch times the epochs; None until both are known."""
+    """Return the billed training tokens: those of one epoch times the epochs; None until both are known, and for a
+    reinforcement job, of which Google does not say what it is billed by."""
+    if job.get("reinforcementTuningSpec"):
+        return None
     tokens = whole(stats_of(job).get("totalBillableTokenCount"))
     epochs = hyperparameters(spec_of(job))[0].get("epochs")
     if tokens is None or epochs is None:

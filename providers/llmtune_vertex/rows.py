@@ -18,7 +18,15 @@ from llmtune.data.example import Example, ImagePart, Message, OtherPart, Part, P
 from llmtune.data.findings import Finding, error, warning
 from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows, count_findings
-from llmtune.data.formats.chat import ChatRows, ToolCallIds, json_type, note_unread, with_preferred_answer
+from llmtune.data.formats.chat import (
+    CHAT,
+    ChatRows,
+    ToolCallIds,
+    json_type,
+    note_unread,
+    with_preferred_answer,
+    write_messages,
+)
 from llmtune.data.formats.instruct import other_keys
 from llmtune.data.formats.json_text import check_long_numbers, dump_json, find_long_number, load_json
 from llmtune.data.formats.parts import TurnParts, image_source, read_list, system_message, write_content, write_turns
@@ -31,10 +39,12 @@ from llmtune_vertex.capabilities import (
     MAX_VALIDATION_ROWS,
     OPEN_ROWS,
     PREFERENCE_ROWS,
+    REINFORCEMENT_ROWS,
     find_family,
     load_catalog,
 )
 from llmtune_vertex.declarations import OPEN
+from llmtune_vertex.graders import JSON_FIELDS, RIGHT_ANSWER, read_references, write_references
 
 ABOUT = "Google Cloud, About supervised fine-tuning for Gemini, 2026"
 PREFERENCE = "Google Cloud, Preference tuning, 2026"
@@ -290,7 +300,7 @@ class GeminiRows(RowFormat):
     turns_key = "contents"
 
     def detect(self, row: Mapping[str, Any]) -> bool:
-        return "contents" in row and "completions" not in row
+        return "contents" in row and "completions" not in row and not isinstance(row.get("references"), dict)
 
     def takes_part(self, part: OtherPart) -> bool:
         return part.kind in _OWN_PARTS and "type" not in part.raw
@@ -384,6 +394,55 @@ class GeminiPreferenceRows(GeminiRows):
         return findings
 
 
+class GeminiReinforcementRows(GeminiRows):
+    """Prompts; the right answer and every other field of the row, which a grader reads, are `references`."""
+
+    name = REINFORCEMENT_ROWS
+    title = '{"contents": [..., user], "references": {"answer": "...", "right_answer": "..."}, "tools": [...]}'
+    plain_by_bits = False
+
+    def detect(self, row: Mapping[str, Any]) -> bool:
+        return "contents" in row and "completions" not in row and isinstance(row.get("references"), dict)
+
+    def read(self, row: dict[str, Any], line: int | None, faults: list[Finding]) -> Example:
+        example = super().read({name: row[name] for name in row if name != "references"}, line, faults)
+        references = row.get("references")
+        if not isinstance(references, dict) or not all(isinstance(text, str) for text in references.values()):
+            faults.append(error("row-shape", "references is no object of texts", 'write {"answer": "..."}'))
+            return example
+        try:
+            fields, turn = read_references(references)
+        except ValueError as fault:
+            faults.append(error("row-shape", f"references holds JSON that cannot be read: {fault}", "fix it"))
+            return example
+        if isinstance(turn, dict):
+            answer = CHAT.read({"messages": [turn]}, line, faults)
+            example = example.replace(messages=(*example.messages, *answer.messages))
+        unread = {name: value for name, value in (example.extra or {}).items() if name not in fields}
+        return example.replace(extra={**fields, **unread} or None)
+
+    def write(self, example: Example) -> dict[str, Any]:
+        prompt = example.prompt()
+        row = self._row(example, prompt, "systemInstruction")
+        answer = example.messages[len(prompt) : len(prompt) + 1]
+        row["references"] = write_references(example.extra or {}, write_messages(answer)[0] if answer else None)
+        return row
+
+    def problems(self, example: Example) -> list[Finding]:
+        findings = super().problems(example)
+        for name in (RIGHT_ANSWER, JSON_FIELDS):
+            if name in (example.extra or ()):
+                what = f"the row has a field {name!r} of its own, which llmtune writes for the grader"
+                findings.append(error("own-field", what, "give it another name"))
+        if len(example.messages) > len(example.prompt()) + 1:
+            what = "turns follow the answer that is learned from; they are left out"
+            findings.append(error("lost-turns", what, "end the row in the right answer"))
+        return findings
+
+    def without_own_keys(self, example: Example) -> Example:
+        return example.replace(extra=None) if example.extra else example
+
+
 class OpenRows(ChatRows):
     """Chat rows of open models: roles and contents, and no keys beside them. Weights are documented nowhere, so an
     answer that is not to be learned is refused."""
@@ -414,7 +473,7 @@ def choose(method: str, model: str | None) -> str:
     """Return the row format that a model takes: Gemini's own, or chat rows for open models."""
     if _is_open(model):
         return OPEN_ROWS
-    return PREFERENCE_ROWS if method == "dpo" else GEMINI_ROWS
+    return {"dpo": PREFERENCE_ROWS, "reinforcement": REINFORCEMENT_ROWS}.get(method, GEMINI_ROWS)
 
 
 def row_rules(example: Example, method: str, model: str | None) -> Iterable[Finding]:
@@ -438,8 +497,9 @@ def _may_refuse_tools(model: str | None) -> bool:
 
 
 def file_rules(facts: FileFacts) -> Iterable[Finding]:
-    """Check rows and bytes of a file for Gemini (pages of 2026); the page on open models names no limit."""
-    if _is_open(facts.model):
+    """Check rows and bytes of a file for Gemini (pages of 2026); those on open models and on reinforcement tuning name
+    no limit."""
+    if _is_open(facts.model) or facts.method == "reinforcement":
         return
     if facts.role == "train" and facts.features & f.TOOLS and _may_refuse_tools(facts.model):
         yield warning(
@@ -462,7 +522,10 @@ def file_rules(facts: FileFacts) -> Iterable[Finding]:
 
 
 def token_limit(method: str, model: str | None) -> TokenLimit | None:
-    """Return the limit of 131,072 tokens per row for Gemini; open models have their own, which the catalogue lists."""
+    """Return the limit of 131,072 tokens per row for Gemini; open models have their own, which the catalogue lists, and
+    for reinforcement tuning none is published."""
+    if method == "reinforcement":
+        return None
     if model is not None and _is_open(model):
         max_tokens = load_catalog().model(model)[0].max_tokens_per_row
         return None if max_tokens is None else TokenLimit(max_tokens, refuses=False, source=OPEN)
@@ -471,8 +534,8 @@ def token_limit(method: str, model: str | None) -> TokenLimit | None:
 
 VERTEX_ROWS = VendorRows(
     provider="vertex",
-    formats=(GeminiPreferenceRows(), GeminiRows(), OpenRows()),
-    defaults={"sft": GEMINI_ROWS, "dpo": PREFERENCE_ROWS},
+    formats=(GeminiPreferenceRows(), GeminiReinforcementRows(), GeminiRows(), OpenRows()),
+    defaults={"sft": GEMINI_ROWS, "dpo": PREFERENCE_ROWS, "reinforcement": REINFORCEMENT_ROWS},
     row_rules=row_rules,
     file_rules=file_rules,
     token_limit=token_limit,

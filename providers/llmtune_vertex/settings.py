@@ -76,6 +76,15 @@ class VertexOptions(Options):
     custom_base_model: str | None = None
     """Open models: weights of your own to start from (gs://...), instead of the published ones."""
 
+    samples_per_prompt: Annotated[int, Field(ge=1)] | None = None
+    """Reinforcement: answers to each prompt in a step. Integer >= 1. Unset: Google's choice, which is not published."""
+
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Reinforcement: longest answer while training, in tokens. Integer >= 1. Unset: 32,768."""
+
+    thinking_level: Literal["MINIMAL", "HIGH"] | None = None
+    """Reinforcement: how much the model thinks while it trains. Unset: Google's choice."""
+
     description: Annotated[str, Field(max_length=1024)] | None = None
     """Shown beside the job in the console."""
 

@@ -18,7 +18,7 @@ from llmtune.provider.types import RunState
 from llmtune.report.schema import Report
 from llmtune.runs.actions import cleanup
 from llmtune.runs.api import attach, list_runs, start
-from llmtune.runs.run import provider_of
+from llmtune.runs.backend import provider_of
 from llmtune.runs.store import schema
 from llmtune.runs.store.store import Store, open_store
 from llmtune.testing.fake_provider import FakeProvider

@@ -19,6 +19,7 @@ import numpy as np
 
 from llmtune._models import DocumentedModel
 from llmtune.errors import InvalidData, MissingExtra
+from llmtune.evaluation.judge.results import JudgedFigure
 from llmtune.evaluation.results import (
     EvaluationResult,
     Latency,
@@ -95,6 +96,9 @@ class LeaderboardRow(DocumentedModel):
 
     panel_tests: tuple[PanelTest, ...] = ()
     """Of a tuned model: whether it is worse than its base there."""
+
+    win_rate: JudgedFigure | NotReported = NotReported("no judge was asked")
+    """Of a tuned model: how often a judge prefers its answers to its base's, ties counted half."""
 
     lost: dict[str, str] = {}
     """Fields of the job that this backend did not use, with what happened instead."""
@@ -233,6 +237,7 @@ def _flatten(row: LeaderboardRow) -> dict[str, Any]:
         ("prompt_tokens", row.usage if isinstance(row.usage, NotReported) else row.usage.prompt_tokens),
         ("completion_tokens", row.usage if isinstance(row.usage, NotReported) else row.usage.completion_tokens),
         ("panel", row.panel if isinstance(row.panel, NotReported) else row.panel.value),
+        ("win_rate", row.win_rate if isinstance(row.win_rate, NotReported) else row.win_rate.value),
         ("price_per_1000", row.price_per_1000),
         ("in_use", row.in_use if isinstance(row.in_use, NotReported) else row.in_use.total),
     ):
@@ -398,6 +403,9 @@ def _build_row(
                 fields["quality"] = tuned
     if evaluation is not None and kind != "few-shot":
         fields |= _read_panel(evaluation, kind)
+    if evaluation is not None and kind == "tuned" and evaluation.judge is not None:
+        judged = evaluation.judge
+        fields["win_rate"] = judged if isinstance(judged, NotReported) else judged.win_rate
     if system is None or evaluation is None:
         return LeaderboardRow(**fields)
     value = system.get(main)

@@ -74,6 +74,7 @@ _COLUMNS = (
     Column("quality", "number", medium="terminal"),
     Column("interval", "number", medium="terminal"),
     Column("panel", "number"),
+    Column("win rate", "number"),
     *(Column(heading, "number") for heading in ("cost", "queue", "training", "tokens", "p50 / p95", "per 1,000")),
 )
 
@@ -90,6 +91,7 @@ def _row(row: LeaderboardRow, colours: dict[str, int]) -> list[Inline]:
         DASH if quality is None else number(quality.value, quality.unit),
         DASH if quality is None else spread(quality.interval, quality.unit),
         _panel(row),
+        _win_rate(row),
         _cost(row) if tuned else "",
         amount_cell(row.timing.queued, seconds) if tuned else "",
         amount_cell(row.timing.training, seconds) if tuned else "",
@@ -106,6 +108,14 @@ def _panel(row: LeaderboardRow) -> Span:
     verdicts = [test.verdict for test in row.panel_tests]
     verdict = next((name for name in ("worse", "undecided") if name in verdicts), "not worse") if verdicts else ""
     return Span(number(row.panel.value, row.panel.unit), PANEL_STYLES.get(verdict, ""), verdict, row.panel.value)
+
+
+def _win_rate(row: LeaderboardRow) -> Span:
+    """Return how often a judge prefers the model's answers to its base's."""
+    figure = row.win_rate
+    if isinstance(figure, NotReported):
+        return Span(DASH, title=str(figure))
+    return Span(number(figure.value, "share"), note=spread(figure.interval, "share"), value=figure.value)
 
 
 def _cost(row: LeaderboardRow) -> Span:

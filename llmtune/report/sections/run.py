@@ -12,7 +12,18 @@ from llmtune.report.cells import VERDICT_STYLES
 from llmtune.report.document import Document, Section, Span, Style
 from llmtune.report.format import difference, metric_name, money, number, seconds, spread
 from llmtune.report.schema import Cost, Report
-from llmtune.report.sections import calibration, decisions, evaluation, facts, panel, seeds, servers, settings, training
+from llmtune.report.sections import (
+    calibration,
+    decisions,
+    evaluation,
+    facts,
+    judge,
+    panel,
+    seeds,
+    servers,
+    settings,
+    training,
+)
 from llmtune.report.verdicts import is_within_seeds
 
 
@@ -31,6 +42,7 @@ def _of_result(section: Callable[[EvaluationResult], Section | None]) -> Callabl
 SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
     _evaluation,
     seeds.seeds,
+    _of_result(judge.judge),
     _of_result(panel.panel),
     training.training,
     training.samples,

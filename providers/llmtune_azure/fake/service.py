@@ -26,6 +26,9 @@ _FILTERS = re.compile(r"(\w+) eq '([^']*)'")
 _SKUS = frozenset({"Standard", "GlobalStandard", "DeveloperTier", "DataZoneStandard", "ProvisionedManaged"})
 
 
+_ROLES = frozenset({"user", "assistant", "system", "developer"})
+
+
 def _read_rows(content: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in content.splitlines() if line.strip()]
 
@@ -58,7 +61,18 @@ class FakeAzure(FakeOpenAI):
             "type": Required({"supervised", "dpo", "reinforcement"}),
             "supervised": {"hyperparameters": _WHOLE},
             "reinforcement": {
-                "grader": Required({"type": Required({"python"}), "name": Required(str), "source": Required(str)}),
+                "grader": Required(
+                    (
+                        {"type": Required({"python"}), "name": Required(str), "source": Required(str)},
+                        {
+                            "type": Required({"score_model"}),
+                            "name": Required(str),
+                            "model": Required(str),
+                            "input": Required([{"role": Required(_ROLES), "content": Required(str)}]),
+                            "range": [float],
+                        },
+                    )
+                ),
                 "hyperparameters": {
                     **_WHOLE,
                     "compute_multiplier": float,
@@ -176,9 +190,12 @@ class FakeAzure(FakeOpenAI):
         """Refuse a grader that does not compile, no validation file, and rows that do not end in the user's turn."""
         if "validation_file" not in body:
             raise Refusal(400, "A validation file is required for reinforcement.", field="validation_file")
-        source = body["method"]["reinforcement"]["grader"]["source"]
+        grader = body["method"]["reinforcement"]["grader"]
+        if grader["type"] == "score_model":
+            self._check_score_model(call, body, grader)
+            return
         try:
-            grade = _load_grade(source)
+            grade = _load_grade(grader["source"])
         except Exception as error:  # noqa: BLE001 - whatever the grader's module raises
             call.refused.append(("grader", str(error)))
             raise Refusal(400, f"The grader is invalid: {error}", code="invalid_grader") from None
@@ -190,6 +207,17 @@ class FakeAzure(FakeOpenAI):
                 score = grade({"output_text": "", "output_tools": []}, row)
                 if not isinstance(score, float):
                     raise Refusal(400, f"The grader returned {score!r}.", code="python_grader_invalid_type_error")
+
+    def _check_score_model(self, call: Call, body: Mapping[str, Any], grader: Mapping[str, Any]) -> None:
+        """Refuse templates with variables that no row has."""
+        texts = " ".join(message["content"] for message in grader["input"])
+        for name in ("training_file", "validation_file"):
+            for number, row in enumerate(_read_rows(self.files[body[name]].content), 1):
+                for namespace, variable in re.findall(r"\{\{\s*(\w+)\.(\w+)", texts):
+                    fields = {"item": row, "sample": {"output_text": ""}}.get(namespace, {})
+                    if variable not in fields:
+                        call.refused.append(("grader", f"{namespace}.{variable} is not there"))
+                        raise Refusal(400, f"Line {number}: no variable {namespace}.{variable}.", code="invalid_grader")
 
     def measured(self, job: FakeJob, step: int) -> dict[str, Any]:
         """Return the metrics of one step; of a reinforcement job what its grader paid."""

@@ -18,7 +18,8 @@ from llmtune.testing.http import Call, Refusal, Reply, route
 from llmtune_bedrock import service_model
 from llmtune_bedrock.capabilities import Family, find_family, inference_id
 from llmtune_bedrock.declarations import RUN_TAG
-from llmtune_bedrock.fake.s3 import REGION, FakeS3
+from llmtune_bedrock.fake.functions import FakeFunctions
+from llmtune_bedrock.fake.s3 import REGION
 
 ACCOUNT = "123456789012"
 #: Keys for AWS's chain, and that this is no machine of AWS.
@@ -38,8 +39,8 @@ _CODES = {
 }
 
 
-class FakeBedrock(FakeS3):
-    """Bedrock at `url`, S3 at `url + "/s3"`."""
+class FakeBedrock(FakeFunctions):
+    """Bedrock at `url`, S3 at `url + "/s3"`, Lambda at `url + "/lambda"`."""
 
     name = "bedrock"
     walks: Mapping[str, tuple[Phase, ...]] = {  # type: ignore[misc]
@@ -83,6 +84,7 @@ class FakeBedrock(FakeS3):
             "base_url": self.url,
             "storage_url": self.storage_url,
             "pricing_url": self.pricing_url,
+            "lambda_url": self.lambda_url,
         }
 
     @property
@@ -186,12 +188,22 @@ class FakeBedrock(FakeS3):
         family = find_family(body["baseModelIdentifier"])
         if family is None:
             raise Refusal(400, f"{body['baseModelIdentifier']} cannot be customized", code="ValidationException")
+        reinforced = body.get("customizationType") == "REINFORCEMENT_FINE_TUNING"
+        if reinforced != ("rftConfig" in body.get("customizationConfig", {})) or (
+            reinforced and "hyperParameters" in body
+        ):
+            call.refused.append(("customizationConfig", "does not go with the type of the job"))
+            raise Refusal(400, "customizationConfig does not match customizationType", code="ValidationException")
+        if reinforced and family.name != "nova-2":
+            raise Refusal(400, f"{body['baseModelIdentifier']} does not support it", code="ValidationException")
         self._check_hyperparameters(call, family, body.get("hyperParameters", {}))
         validators = body.get("validationDataConfig", {}).get("validators", [])
         for uri in (body["trainingDataConfig"]["s3Uri"], *(validator["s3Uri"] for validator in validators)):
             bucket, _, key = uri.removeprefix("s3://").partition("/")
             if (bucket, key) not in self.objects:
                 raise Refusal(400, f"Unable to access S3 object {uri}", code="ValidationException")
+            if reinforced:
+                self._score(call, body["customizationConfig"]["rftConfig"], self.objects[bucket, key]["content"])
         key = next((tag["value"] for tag in body.get("jobTags", []) if tag["key"] == RUN_TAG), None)
         job = self.new_job(body, key=key, token=token, prefix="job000")
         job.id = _new_id(job.id)
@@ -200,6 +212,18 @@ class FakeBedrock(FakeS3):
         job.data["arn"] = f"arn:aws:bedrock:{REGION}:{ACCOUNT}:model-customization-job/{base}{suffix}/{job.id}"
         job.data["base_arn"] = f"arn:aws:bedrock:{REGION}::foundation-model/{body['baseModelIdentifier']}"
         return Reply({"jobArn": job.data["arn"]}, 201)
+
+    def _score(self, call: Call, config: Mapping[str, Any], content: bytes) -> None:
+        """Refuse rows without a right answer, a function that is not there, and one that fails."""
+        arn = config["graderConfig"]["lambdaGrader"]["lambdaArn"]
+        if arn not in self.functions:
+            raise Refusal(400, f"The function {arn} cannot be invoked by the role", code="ValidationException")
+        items = [json.loads(line) for line in content.splitlines()]
+        for number, item in enumerate(items, 1):
+            if "reference_answer" not in item:
+                call.refused.append(("training data", f"line {number} has no reference_answer"))
+                raise Refusal(400, f"Record {number} has no reference_answer", code="ValidationException")
+        self.score_rows(call, arn, items, wrapped=False)
 
     def _check_hyperparameters(self, call: Call, family: Family, sent: Mapping[str, str]) -> None:
         ranges: dict[str, Any] = {"evalPercentage": None} if family.name.startswith("cohere") else {}
@@ -246,6 +270,7 @@ class FakeBedrock(FakeS3):
             "validationDataConfig": body.get("validationDataConfig", {"validators": []}),
             "outputDataConfig": body["outputDataConfig"],
             "customizationType": body.get("customizationType", "FINE_TUNING"),
+            "customizationConfig": body.get("customizationConfig"),
         }
         part = {"Completed": "Completed", "Failed": "Failed"}.get(status, "InProgress")
         answer["statusDetails"] = {
@@ -283,8 +308,12 @@ class FakeBedrock(FakeS3):
             self._put(bucket, name, self._csv(job, "validation"))
 
     def _csv(self, job: FakeJob, kind: str) -> bytes:
-        rows = [f"step_number,epoch_number,{kind}_loss{',perplexity' if self.csv_perplexity else ''}"]
         losses = _losses(job.data["steps"])
+        if "customizationConfig" in job.body:
+            column = {"training": "critic/rewards/mean", "validation": "val-score/rewards/mean@1"}[kind]
+            lines = [f"step_number,{column}", *(f"{step},{1 - loss / 4:.4f}" for step, loss in enumerate(losses))]
+            return (self.csv_newline.join(lines) + self.csv_newline).encode()
+        rows = [f"step_number,epoch_number,{kind}_loss{',perplexity' if self.csv_perplexity else ''}"]
         epochs = int(job.body.get("hyperParameters", {}).get("epochCount", "2"))
         for step, loss in enumerate(losses):
             shifted = loss + (0.1 if kind == "validation" else 0.0)

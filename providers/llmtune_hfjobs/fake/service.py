@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -252,7 +253,7 @@ class FakeHfJobs(FakeVendor):
     def _described(self, job: FakeJob) -> dict[str, Any]:
         stage = job.override or self._stage(job)
         finished = job.data["finished"]
-        running = (finished or self.now()) - job.data["started"]
+        seconds = math.ceil(finished - job.data["started"]) if finished else int(self.now() - job.data["started"])
         return {
             "id": job.id,
             "createdAt": _iso(job.created),
@@ -261,7 +262,7 @@ class FakeHfJobs(FakeVendor):
             **{name: value for name, value in job.body.items() if name != "secrets"},
             "secrets": list(job.body.get("secrets", {})),
             "status": {"stage": stage, "message": job.data["message"]},
-            "durations": {"schedulingSecs": 0, "runningSecs": int(running), "totalSecs": int(running)},
+            "durations": {"schedulingSecs": 0, "runningSecs": seconds, "totalSecs": seconds},
             "owner": {"id": "1", "name": "acme", "type": "user"},
         }
 

@@ -216,22 +216,29 @@ def preferred(example: Example) -> Example:
 
 
 def read_pairs(tokenizer: Any, path: str, **settings: Unpack[RowSettings]) -> TokenRows:
-    """Read a canonical file of preference rows: each row is (prompt and preferred answer, prompt and rejected answer).
+    """Read a canonical file of preference rows as `tokenise_pairs` does. Raises `InvalidData`."""
+    from llmtune.data.io.reading import load
+
+    return tokenise_pairs(tokenizer, load(path), file=path, **settings)
+
+
+def tokenise_pairs(
+    tokenizer: Any, examples: Iterable[Example], *, file: str | None = None, **settings: Unpack[RowSettings]
+) -> TokenRows:
+    """Render preference rows: each becomes (prompt and preferred answer, prompt and rejected answer).
 
     A pair of which one side is too long is dropped. Raises `InvalidData`.
     """
-    from llmtune.data.io.reading import load
-
     limit, on_too_long = settings["limit"], settings["on_too_long"]
     renderer = Renderer(
         tokenizer,
-        file=path,
+        file=file,
         template_options=settings.get("template_options"),
         mask_empty_thinking=settings.get("mask_empty_thinking", False),
     )
     rows: list[tuple[TokenRow, ...]] = []
     token_rows = TokenRows(rows)
-    for example in load(path):
+    for example in examples:
         pair = renderer.render_pair(example)
         sides = (pair.preferred, pair.rejected)
         fitted = sides if limit is None else tuple(renderer.fit(side, limit, on_too_long) for side in sides)

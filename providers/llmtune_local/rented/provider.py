@@ -229,7 +229,7 @@ class RentedProvider(LocalProvider):
         """Read today's prices, choose the machine, and refuse what cannot run there."""
         self._need_libraries()
         run, machine = self._split(request)
-        self._check_model(run)
+        self._check_run(run)
         choice = self._choose(self._fetch_prices(), _read_need(machine), machine)
         limit = _limit_seconds(machine, choice.machine.per_minute)
         stop = f"it stops with a checkpoint at {machines.price(choice.machine.per_minute, limit):.2f} USD at the latest"
@@ -250,7 +250,7 @@ class RentedProvider(LocalProvider):
     def submit(self, request: core.Request, key: core.RunKey) -> core.JobRef:
         """Store the run's request, and start one job on the machine that is chosen by today's prices."""
         run, machine = self._split(request)
-        self._check_model(run)
+        self._check_run(run)
         return self._launch(run, machine, key, again=False)
 
     def find(self, key: core.RunKey) -> core.JobRef | None:
@@ -426,7 +426,10 @@ class RentedProvider(LocalProvider):
             where = ".".join(str(part) for part in fault["loc"])
             raise InvalidJob(f"the trainer refuses the request: {fault['msg']}", where=where) from None
 
-    def _check_model(self, run: RunRequest) -> None:
+    def _check_run(self, run: RunRequest) -> None:
+        from llmtune_local.training import panel_check
+
+        panel_check.check_request(run)
         if Path(run.model).expanduser().exists() and ("/" in run.model or "\\" in run.model):
             raise InvalidJob(
                 f"{run.model} is a folder of this machine, and a rented machine reads its model from the hub",

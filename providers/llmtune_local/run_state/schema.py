@@ -137,6 +137,10 @@ class WorkerOptions(_Record):
     """Seconds of training, its validations included, after which no further step begins: the run then ends like any
     other, with a validation, a checkpoint, the model and a report. The first step is always done."""
 
+    panel_margin: float | None = Field(default=None, ge=0)
+    """Method sft with early stopping: the step that is kept may have lost so much of the mean log-likelihood of the
+    panel's reference answers (docs/panel.md), in nats per token. None: the validation loss alone chooses."""
+
     optimizer_arguments: dict[str, Any] = {}
     """Arguments of an optimizer that is named by its class (`optimizer: torch.optim.SGD`), beside rate and weight decay
     (`momentum: 0.9`)."""

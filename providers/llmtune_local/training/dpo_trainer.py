@@ -1,24 +1,16 @@
 """Direct Preference Optimization (arXiv:2305.18290): raise the preferred answer's likelihood above the rejected one's.
 
-    loss = -(1 - e) log s(m) - e log s(-m),   m = reward(preferred) - reward(rejected),
-    reward(answer) = beta * (log p(answer | prompt) - log p_reference(answer | prompt))
-
-s is the logistic function, e the label smoothing (0 is DPO as published; above, it is the conservative form for pairs
-of which a share e may be the wrong way round). Likelihoods are summed over the answer's tokens, its end-of-turn token
-included. The loss of a step is the mean over its pairs, so how they are cut into micro-batches changes nothing.
-
-The reference is the model that the run starts from. With a fresh adapter that is the same model with its adapter
-switched off, and no second one is in memory. Where there is nothing to switch off (full tuning, or going on from an
-adapter) the reference's likelihoods are taken once, before the first step, and kept in the run folder: they are two
-numbers a pair.
+The loss is that of `pair_loss.py`. The reference is the model that the run starts from. With a fresh adapter that is
+the same model with its adapter switched off, and no second one is in memory. Where there is nothing to switch off (full
+tuning, or going on from an adapter) the reference's likelihoods are taken once, before the first step, and kept in the
+run folder: they are two numbers a pair.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,7 +20,14 @@ from llmtune_local.batching.packing import SHARED_TOKENS, MicroBatch, PrefixGrou
 from llmtune_local.batching.sizes import chunk_rows
 from llmtune_local.batching.token_rows import TokenRow, TokenRows, read_pairs
 from llmtune_local.models.hub import split_adapter
-from llmtune_local.run_state.run_dir import write_atomically
+from llmtune_local.training.pair_loss import (
+    BETA,
+    PairLosses,
+    mean_metrics,
+    pair_losses,
+    read_reference,
+    write_reference,
+)
 from llmtune_local.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -38,30 +37,7 @@ if TYPE_CHECKING:
 
     from llmtune_local.models.model_runner import Network
 
-#: Beta where the request leaves it open; the paper's own default.
-BETA = 0.1
-
 Pair = tuple[TokenRow, TokenRow]
-
-
-class PairLosses(NamedTuple):
-    """One value per pair. `rewards` [pairs, 2] are those of the preferred and of the rejected answer."""
-
-    loss: Tensor
-    rewards: Tensor
-
-    @property
-    def margins(self) -> Tensor:
-        """Return the reward of the preferred answer minus that of the rejected one, [pairs]."""
-        return self.rewards[:, 0] - self.rewards[:, 1]
-
-
-def pair_losses(policy: Tensor, reference: Tensor, *, beta: float, smoothing: float = 0.0) -> PairLosses:
-    """Return the loss of each pair from log-likelihoods in nats, both [pairs, 2]: preferred and rejected answer."""
-    rewards = beta * (policy - reference)
-    margin = rewards[:, 0] - rewards[:, 1]
-    loss = -(1 - smoothing) * functional.logsigmoid(margin) - smoothing * functional.logsigmoid(-margin)
-    return PairLosses(loss, rewards)
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,14 +295,14 @@ class PreferenceTrainer(Trainer):
             share: Any = losses.loss.sum() / step.weight
             share.backward()
             measured.append(PairLosses(*(tensor.detach() for tensor in losses)))
-        return _mean_metrics("train", measured, sum(len(pairs.pairs) for pairs in step.batches))
+        return mean_metrics("train", measured, sum(len(pairs.pairs) for pairs in step.batches))
 
     def _measure(self) -> dict[str, float]:
         losses = [
             self._losses(pairs, self._reference_likelihoods(pairs, len(self.train)))
             for pairs in self.validation_batches
         ]
-        return _mean_metrics("validation", losses, len(self.validation))
+        return mean_metrics("validation", losses, len(self.validation))
 
     def _accuracy(self, values: dict[str, float]) -> float | None:
         return values.get("validation/reward_accuracy")
@@ -357,39 +333,16 @@ class PreferenceTrainer(Trainer):
         """Load the likelihoods of all pairs from an earlier attempt, or compute them before anything is trained."""
         path = self.folder.path / "reference.npy"
         expected = len(self.train) + len(self.validation)
-        if path.exists():
-            try:
-                stored = np.load(path)
-            except (OSError, ValueError, EOFError):  # a crash has damaged it: it is taken again
-                stored = np.empty(0)
-            if stored.shape == (expected, 2):
-                self._reference = {
-                    number: (float(preferred), float(rejected)) for number, (preferred, rejected) in enumerate(stored)
-                }
-                return
+        stored = read_reference(path, expected)
+        if stored is not None:
+            self._reference = {
+                number: (float(preferred), float(rejected)) for number, (preferred, rejected) in enumerate(stored)
+            }
+            return
         self.status_writer.update(message="taking the reference's likelihoods")
         for rows, offset in ((self.train, 0), (self.validation, len(self.train))):
             if rows:
                 for pairs in self._make(rows, range(len(rows))).batches:
                     self._compute_reference(pairs, offset)
-        written = io.BytesIO()
-        np.save(written, np.array([self._reference[number] for number in range(expected)], dtype=np.float64))
         if self.worker_group.is_main:
-            write_atomically(path, written.getvalue())
-
-
-def _mean_metrics(part: str, losses: Sequence[PairLosses], pairs: int) -> dict[str, float]:
-    """Return means over `pairs`, of which `losses` are some or all, so that the means of all parts add up.
-
-    They are loss, margin, the share of pairs whose margin is positive, and both rewards.
-    """
-    loss = torch.cat([batch_losses.loss.cpu() for batch_losses in losses]) if losses else torch.zeros(0)
-    rewards = torch.cat([batch_losses.rewards.cpu() for batch_losses in losses]) if losses else torch.zeros(0, 2)
-    margins = rewards[:, 0] - rewards[:, 1]
-    return {
-        f"{part}/loss": float(loss.sum()) / pairs,
-        f"{part}/reward_margin": float(margins.sum()) / pairs,
-        f"{part}/reward_accuracy": float((margins > 0).sum()) / pairs,
-        f"{part}/reward_preferred": float(rewards[:, 0].sum()) / pairs,
-        f"{part}/reward_rejected": float(rewards[:, 1].sum()) / pairs,
-    }
+            write_reference(path, np.array([self._reference[number] for number in range(expected)], dtype=np.float64))

@@ -38,6 +38,12 @@ class Progress:
     best_accuracy: float | None = None
     """The accuracy of the best step."""
 
+    base_panel: float | None = None
+    """Log-likelihood on the panel before the first step, in nats per token."""
+
+    over_margin: int = 0
+    """Validations at which more than `panel_margin` of it was lost."""
+
     highest_accuracy: float | None = None
     without_improvement: int = 0
     stopped_early: bool = False
@@ -51,21 +57,29 @@ class Progress:
         return self.stopped_early or self.out_of_time or bool(self.collapse)
 
     def record_validation(
-        self, loss: float, accuracy: float | None, *, threshold: float, patience: int, any_rise: bool, total: int
+        self,
+        loss: float,
+        accuracy: float | None,
+        *,
+        threshold: float,
+        patience: int,
+        any_rise: bool,
+        total: int,
+        allowed: bool = True,
     ) -> bool:
         """Count a validation for early stopping; return whether its step is the best so far.
 
         `stopped_early` is set after `patience` validations without improvement, unless all `total` steps are done. With
         `any_rise` (the job leaves `eval_every` open) a new highest accuracy is an improvement too: with labels the loss
         is over a few tokens a row and rises with a model's confidence while it still learns. The best loss decides
-        which step is kept, whatever the accuracy.
+        which step is kept, whatever the accuracy. A step that is not `allowed` is no improvement.
         """
         rises = False
         if accuracy is not None:
             highest = self.highest_accuracy if self.highest_accuracy is not None else -1.0
-            rises = any_rise and accuracy > highest
+            rises = allowed and any_rise and accuracy > highest
             self.highest_accuracy = max(accuracy, highest)
-        if self.best_loss is None or loss < self.best_loss - threshold:
+        if allowed and (self.best_loss is None or loss < self.best_loss - threshold):
             self.best_loss, self.best_accuracy = loss, self.validation_accuracy
             self.best_step, self.without_improvement = self.step, 0
             return True

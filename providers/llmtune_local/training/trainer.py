@@ -38,7 +38,7 @@ from llmtune_local.models.quantization import QUANTIZED, check_adapter
 from llmtune_local.models.targets import zero_tensors
 from llmtune_local.run_state.damage import DiskFull, is_full
 from llmtune_local.run_state.schema import EarlyStopping, Result
-from llmtune_local.training import checkpoints, distributed, lr_schedule, replay
+from llmtune_local.training import checkpoints, distributed, lr_schedule, panel_check, replay
 from llmtune_local.training.distributed import ALONE, WorkerGroupLost
 from llmtune_local.training.optimizer import make_optimizer, set_rates
 from llmtune_local.training.progress import Diverged, Progress, Stopped
@@ -96,6 +96,8 @@ class Trainer:
         self.worker_group = ALONE
         self.sample_answers: SampleAnswers | None = None
         self.replay: Replay | None = None
+        self.panel = TokenRows()
+        """The panel's questions with their reference answers, where `panel_margin` asks for them."""
         self._best: dict[str, torch.Tensor] | None = None
         """The best step's weights, while the disk has no room for them."""
 
@@ -147,6 +149,10 @@ class Trainer:
             raise InvalidJob("max_sequence_length must be at least 2", where="hyperparameters.max_sequence_length")
         self.train = self._read_rows(request.files.train)
         self.validation = self._read_rows(request.files.validation) if request.files.validation else TokenRows()
+        panel_check.check_request(request)
+        if options.panel_margin is not None:
+            template_options = options.template_options
+            self.panel = panel_check.read_panel(self.tokenizer, limit=self.limit, template_options=template_options)
 
     def _read_rows(self, path: str) -> TokenRows:
         return self._read_and_check(path, read_rows)
@@ -232,6 +238,7 @@ class Trainer:
         self.optimizer = make_optimizer(self.model.named_parameters(), self.recipe, request.options.optimizer_arguments)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.validation_batches = self._make_validation_batches() if self.validation else []
+        self.panel_batches = self._make_batches(self.panel) if self.panel else []
         several = (f"{self.worker_group.size} processes",) if self.worker_group.size > 1 else ()
         self.features: tuple[str, ...] = (*self.network.features, *several)
         self.time_left = TimeLeft(
@@ -261,11 +268,14 @@ class Trainer:
 
     def _make_network(self) -> Any:
         """Wrap the model as it is run: packed or padded, with the faster ways that it supports."""
-        longest = max(self.train.longest, self.validation.longest)
+        longest = max(self.train.longest, self.validation.longest, self.panel.longest)
         return Network(self.model, device=self.device, dtype=self.dtype, pack=self.recipe.packing, longest=longest)
 
     def _make_validation_batches(self) -> Any:
-        """Cut the validation rows into micro-batches; those of many rows are not held from one validation to the
+        return self._make_batches(self.validation)
+
+    def _make_batches(self, token_rows: TokenRows) -> Any:
+        """Cut rows that are only read into micro-batches; those of many rows are not held from one validation to the
         next."""
 
         def make(rows: Sequence[TokenRow]) -> list[packing.MicroBatch]:
@@ -278,8 +288,8 @@ class Trainer:
                 pad=self.tokenizer.pad_token_id or 0,
             ).batches
 
-        parts = packing.BatchesInParts(self.validation.rows, make, _VALIDATED_AT_ONCE)
-        return list(parts) if len(self.validation) <= _VALIDATED_AT_ONCE else parts
+        parts = packing.BatchesInParts(token_rows.rows, make, _VALIDATED_AT_ONCE)
+        return list(parts) if len(token_rows) <= _VALIDATED_AT_ONCE else parts
 
     def _choose_samples(self) -> SampleAnswers | None:
         """Choose the validation rows that are answered while training; None where there are none to be answered."""
@@ -550,17 +560,22 @@ class Trainer:
         self.model.eval()
         with torch.no_grad():
             values = self._measure()
+            if self.panel_batches:
+                values[panel_check.SERIES] = -self._sum_losses(self.panel_batches)[0]
         self.time_left.validation = clock() - began
         loss = self._loss(values)
         if not math.isfinite(loss):
             raise Diverged(f"the validation loss is no longer a number at step {progress.step}: lower learning_rate")
         progress.validation_loss, progress.validation_accuracy = loss, values.get("validation/token_accuracy")
         if progress.step == 0:
-            progress.base_loss = loss
+            progress.base_loss, progress.base_panel = loss, values.get(panel_check.SERIES)
         self.status_writer.points(progress.step, progress.step / self.per_epoch, values)
         self.status_writer.update(eta_seconds=self._seconds_left())
         if self.recipe.early_stopping_patience is not None:
-            self._check_early_stopping(loss, self._accuracy(values), self.recipe.early_stopping_patience)
+            margin, report = self.request.options.panel_margin, self.status_writer.event
+            measured = values.get(panel_check.SERIES, math.nan)
+            allowed = margin is None or panel_check.is_within_margin(measured, margin, progress, report)
+            self._check_early_stopping(loss, self._accuracy(values), self.recipe.early_stopping_patience, allowed)
 
     def _record_samples(self) -> None:
         """Write the model's answers to a few validation rows; where the job does not ask for them, only while they cost
@@ -592,14 +607,19 @@ class Trainer:
 
     def _measure(self) -> dict[str, float]:
         """Return loss and accuracy on the completion tokens of the validation rows."""
+        loss, accuracy = self._sum_losses(self.validation_batches)
+        return {"validation/loss": loss, "validation/token_accuracy": accuracy}
+
+    def _sum_losses(self, batches: Any) -> tuple[float, float]:
+        """Return the mean loss and accuracy of the completion tokens of some micro-batches."""
         nll, correct, tokens = 0.0, 0, 0
-        for batch in self.validation_batches:
+        for batch in batches:
             self.status_writer.update()
             sums = self.network.losses(batch.to(self.device))
             nll += float(sums.nll)
             correct += int(sums.correct)
             tokens += int(sums.tokens)
-        return {"validation/loss": nll / tokens, "validation/token_accuracy": correct / tokens}
+        return nll / tokens, correct / tokens
 
     def _loss(self, values: dict[str, float]) -> float:
         """Return the validation figure that is to fall."""
@@ -609,8 +629,9 @@ class Trainer:
         """Return the validation figure that is to rise where the loss is to fall."""
         return values.get("validation/token_accuracy")
 
-    def _check_early_stopping(self, loss: float, accuracy: float | None, patience: int) -> None:
-        """Keep the weights of the best loss; stop after `patience` evaluations without improvement."""
+    def _check_early_stopping(self, loss: float, accuracy: float | None, patience: int, allowed: bool = True) -> None:
+        """Keep the weights of the best loss, where the step is `allowed`; stop after `patience` evaluations without
+        improvement."""
         recipe, progress = self.recipe, self.progress
         is_best = progress.record_validation(
             loss,
@@ -619,6 +640,7 @@ class Trainer:
             patience=patience,
             any_rise=recipe.eval_every is None,
             total=self.total,
+            allowed=allowed,
         )
         if is_best:
             self._best = checkpoints.trained_weights(self.model)
@@ -634,6 +656,9 @@ class Trainer:
         progress = self.progress
         epochs, max_epochs = progress.step / self.per_epoch, self.total / self.per_epoch
         best = f"the step with the best {self.validated} was kept (step {progress.best_step:,} of {progress.step:,})"
+        if progress.over_margin:
+            best += f"; {progress.over_margin} that had lost more on the panel than panel_margin were passed over"
+            best += "; the result is the model as it was" if progress.best_step == 0 else ""
         if progress.collapse:
             sentence = f"stopped after {progress.step:,} of {self.total:,} steps: {progress.collapse}"
             if self.recipe.early_stopping_patience is not None:

@@ -197,7 +197,7 @@ def _train_locked(folder: RunDir, stop: Callable[[], bool], make_trainer: MakeTr
 
 def _report_cancelled(folder: RunDir, journal: StatusWriter) -> int:
     steps = folder.checkpoints()
-    none = "there was no room for a checkpoint" if journal.status.step else "no step was done"
+    none = "no checkpoint was written" if journal.status.step else "no step was done"
     outcome = f"the checkpoint of step {max(steps)} is kept" if steps else none
     journal.event(f"cancelled: {outcome}")
     journal.update(state="cancelled", message=f"cancelled: {outcome}", eta_seconds=None)

@@ -165,9 +165,9 @@ class JobStory(FakeFiles):
         for step in range(1, done + 1):
             data = {**self.measured(job, step), "total_steps": job.data["steps"]}
             # The event stream is rounded, the result file is not.
-            name = "train_loss" if "train_loss" in data else "train_reward_mean"
+            name = next(name for name in ("train_loss", "train_reward_mean", "critic_rewards_mean") if name in data)
             data[name] = round(data[name], 2)
-            label = "training loss" if name == "train_loss" else "train reward mean"
+            label = "training loss" if name == "train_loss" else name.replace("_", " ")
             messages.append(("metrics", f"Step {step}/{job.data['steps']}: {label}={data[name]}", data))
         if job.word == "succeeded":
             self._finish(job)

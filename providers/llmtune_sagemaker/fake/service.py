@@ -17,7 +17,8 @@ from llmtune.testing.faults import Fault
 from llmtune.testing.http import Call, Refusal, Reply, route
 from llmtune_bedrock import service_model
 from llmtune_bedrock.declarations import RUN_TAG
-from llmtune_bedrock.fake.s3 import REGION, FakeS3
+from llmtune_bedrock.fake.functions import FakeFunctions
+from llmtune_bedrock.fake.s3 import REGION
 from llmtune_bedrock.fake.service import AWS_ENVIRONMENT
 from llmtune_sagemaker import recipes
 from llmtune_sagemaker.capabilities import load_catalog
@@ -56,8 +57,8 @@ def _describe_price(price: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-class FakeSageMaker(FakeS3):
-    """SageMaker at `url`, S3 at `url + "/s3"`, MLflow at `url + "/mlflow"`."""
+class FakeSageMaker(FakeFunctions):
+    """SageMaker at `url`, S3 at `url + "/s3"`, Lambda at `url + "/lambda"`, MLflow at `url + "/mlflow"`."""
 
     name = "sagemaker"
     walks: Mapping[str, tuple[Phase, ...]] = {  # type: ignore[misc]
@@ -72,6 +73,9 @@ class FakeSageMaker(FakeS3):
         super().__init__(lag=lag, api_key=api_key)
         self.groups: set[str] = {"llmtune"}
         """Model package groups."""
+
+        self.evaluators: dict[str, str] = {}
+        """Evaluators of the account: ARN -> ARN of their Lambda function."""
 
         self.packages_say_where = True
         """Whether a model package names the address of its weights; else the job alone does."""
@@ -112,6 +116,7 @@ class FakeSageMaker(FakeS3):
             "storage_url": self.storage_url,
             "mlflow_url": self.mlflow_url,
             "pricing_url": self.pricing_url,
+            "lambda_url": self.lambda_url,
         }
 
     def client_environment(self) -> dict[str, str]:
@@ -202,6 +207,8 @@ class FakeSageMaker(FakeS3):
     @route("POST", "/sagemaker/DescribeHubContent")
     def describe_hub_content(self, call: Call) -> Any:
         body = self.read(call)
+        if body["HubContentType"] == "JsonDoc":
+            return self._describe_evaluator(body)
         model = body["HubContentName"]
         if body["HubName"] != recipes.HUB or model not in self.hub:
             raise Refusal(404, f"Hub content {model} does not exist", code="ResourceNotFound")
@@ -230,6 +237,25 @@ class FakeSageMaker(FakeS3):
             "CreationTime": self.now(),
         }
 
+    def _describe_evaluator(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        part = f"{body['HubName']}/JsonDoc/{body['HubContentName']}"
+        arn = next((arn for arn in self.evaluators if f"hub-content/{part}" in arn), None)
+        if arn is None:
+            raise Refusal(404, f"Hub content {part} does not exist", code="ResourceNotFound")
+        content = {"EvaluatorType": "RewardFunction", "Reference": self.evaluators[arn]}
+        return {
+            "HubContentName": body["HubContentName"],
+            "HubContentArn": arn,
+            "HubContentVersion": arn.rsplit("/", 1)[-1],
+            "HubContentType": "JsonDoc",
+            "DocumentSchemaVersion": "2.0.0",
+            "HubName": body["HubName"],
+            "HubArn": f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:hub/{body['HubName']}",
+            "HubContentDocument": json.dumps({"SubType": "AWS/Evaluator", "JsonContent": json.dumps(content)}),
+            "HubContentStatus": "Available",
+            "CreationTime": self.now(),
+        }
+
     # --- jobs --------------------------------------------------------------------------------------------------------
     @route("POST", "/sagemaker/CreateTrainingJob", role="submit")
     def create_training_job(self, call: Call) -> Any:
@@ -249,12 +275,24 @@ class FakeSageMaker(FakeS3):
             bucket, _, key = uri.removeprefix("s3://").partition("/")
             if (bucket, key) not in self.objects:
                 raise Refusal(400, f"No S3 objects found under {uri}", code="ValidationException")
+            if body["ServerlessJobConfig"].get("CustomizationTechnique") == "RLVR":
+                self._score(call, body["ServerlessJobConfig"], self.objects[bucket, key]["content"])
         key = next((tag["Value"] for tag in body.get("Tags", []) if tag["Key"] == RUN_TAG), None)
         job = self.new_job(body, key=key)
         self.jobs[name] = self.jobs.pop(job.id)
         job.id = name
         job.data["package"] = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:model-package/{group}/{len(self.jobs)}"
         return {"TrainingJobArn": _arn(name)}
+
+    def _score(self, call: Call, serverless: Mapping[str, Any], content: bytes) -> None:
+        """Refuse rows that are not VERL's, no evaluator, and one whose function fails."""
+        arn = serverless.get("EvaluatorArn")
+        if arn not in self.evaluators:
+            call.refused.append(("ServerlessJobConfig.EvaluatorArn", f"{arn} is no evaluator"))
+            raise Refusal(400, f"Evaluator {arn} does not exist", code="ValidationException")
+        rows = [json.loads(line) for line in content.splitlines()]
+        items = [{"messages": row["prompt"], "reference_answer": row["reward_model"]["ground_truth"]} for row in rows]
+        self.score_rows(call, self.evaluators[arn], items, wrapped=True)
 
     def _check_model(self, call: Call, body: Mapping[str, Any]) -> None:
         serverless = body["ServerlessJobConfig"]
@@ -342,7 +380,10 @@ class FakeSageMaker(FakeS3):
             self._write_weights(artefacts, adapter=bool(job.body["ServerlessJobConfig"].get("Peft")))
         last = _loss(job.data["steps"])
         metrics = [("train_loss", last)]
-        if any(channel["ChannelName"] == "validation" for channel in job.body["InputDataConfig"]):
+        if job.body["ServerlessJobConfig"].get("CustomizationTechnique") == "RLVR":
+            reward = round(1 - last / 3, 4)
+            metrics = [("critic/rewards/mean", reward), ("val-core/llmtune/reward/mean@1", reward - 0.05)]
+        elif any(channel["ChannelName"] == "validation" for channel in job.body["InputDataConfig"]):
             metrics.append(("eval_loss", last + 0.1))
         return {
             "OutputModelPackageArn": arn,
@@ -476,7 +517,9 @@ class FakeSageMaker(FakeS3):
     @route("GET", "/mlflow/api/2.0/mlflow/runs/get")
     def get_run(self, call: Call) -> Any:
         job = self.job(call.query["run_id"])
-        keys = ("train/loss", "train/lr") if self.steps_done(job) else ()
+        reinforced = job.body.get("ServerlessJobConfig", {}).get("CustomizationTechnique") == "RLVR"
+        names = ("critic/rewards/mean", "response_length/mean") if reinforced else ("train/loss", "train/lr")
+        keys = names if self.steps_done(job) else ()
         return {"run": {"info": {"run_id": job.id}, "data": {"metrics": [{"key": key, "value": 0.0} for key in keys]}}}
 
     @route("GET", "/mlflow/api/2.0/mlflow/metrics/get-history")
@@ -485,8 +528,14 @@ class FakeSageMaker(FakeS3):
         first, size = int(call.query.get("page_token", "0")), 4
         steps = range(self.steps_done(job))[first : first + size]
         loss = call.query["metric_key"] == "train/loss"
+        reward = call.query["metric_key"] == "critic/rewards/mean"
         points = [
-            {"key": call.query["metric_key"], "step": step, "value": _loss(step) if loss else 1e-4, "timestamp": 1}
+            {
+                "key": call.query["metric_key"],
+                "step": step,
+                "value": _loss(step) if loss else round(1 - _loss(step) / 3, 4) if reward else 1e-4,
+                "timestamp": 1,
+            }
             for step in steps
         ]
         more = first + size < self.steps_done(job)

@@ -86,6 +86,12 @@ class FakeTinker(FakeVendor):
         self.saved: dict[str, FakeCheckpoint] = {}
         self.futures: dict[str, Any] = {}
         self.trained_tokens: dict[str, int] = {}
+        self.forward_tokens: dict[str, int] = {}
+        """Tokens of passes without a gradient, by session."""
+
+        self.bills_forward = False
+        """Whether those are billed as training too: the service does not document it."""
+
         self.unpaid = 0
         self.exchanges_keys = False
         """Whether the key must be exchanged for a token, as the service may ask of any client."""
@@ -309,8 +315,8 @@ class FakeTinker(FakeVendor):
                 gradient = model.state.gradient(targets, weights)
                 model.gradient = gradient if model.gradient is None else model.gradient + gradient
                 model.rows += sum(int(target) * (place + 1) for place, target in enumerate(targets))
-        if not request.forward_only:
-            self.trained_tokens[model.session] = self.trained_tokens.get(model.session, 0) + tokens
+        counted = self.forward_tokens if request.forward_only else self.trained_tokens
+        counted[model.session] = counted.get(model.session, 0) + tokens
         encoded = _encode_output([] if self.drops_likelihoods else outputs, loss)
         return self._answer(encoded, model, request.seq_id)
 
@@ -465,10 +471,18 @@ class FakeTinker(FakeVendor):
                     "estimated_cost_usd": tokens / 1e6 * TRAINING_PRICE,
                     "event_info": {"type": "training", "token_count": tokens},
                 }
-                for session, tokens in self.trained_tokens.items()
+                for session, tokens in self._billed_tokens().items()
             ],
             "sessions": {},
             "cost_data_through": None,
+        }
+
+    def _billed_tokens(self) -> dict[str, int]:
+        """Return the training tokens that are billed, by session."""
+        forward = self.forward_tokens if self.bills_forward else {}
+        return {
+            session: self.trained_tokens.get(session, 0) + forward.get(session, 0)
+            for session in self.trained_tokens | forward
         }
 
     @route("POST", "/oai/api/v1/chat/completions", role="generate")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from llmtune.redaction.secrets import scrub
 from llmtune_local.worker.main import NOT_STARTED, StopSignals, work
-from llmtune_tinker.client import TinkerClient
+from llmtune_tinker.client import TORCH, TinkerClient
 from llmtune_tinker.run_folder import LoopFolder, LoopRequest
 from llmtune_tinker.tinker_loop import TinkerLoop
 from llmtune_tinker.trainer import LoopTrainer
@@ -37,7 +37,10 @@ class _Scrubbing(logging.Formatter):
 
 
 def make_trainer(folder: RunDir, request: RunRequest, journal: StatusWriter, stop: Callable[[], bool]) -> LoopTrainer:
-    """Return the trainer of a run folder, with the service as its loop."""
+    """Return the trainer of the request's method in a run folder, with the service as its loop.
+
+    Raises `MissingExtra` where that trainer needs torch and it is not installed.
+    """
     assert isinstance(folder, LoopFolder)
     assert isinstance(request, LoopRequest)
 
@@ -53,8 +56,14 @@ def make_trainer(folder: RunDir, request: RunRequest, journal: StatusWriter, sto
         timeout=service.timeout,
         project_id=service.project_id,
     )
-    loop = TinkerLoop(client, folder, request, folder.path.name, report)
-    return LoopTrainer(folder, request, journal, stop, loop)
+    loop = TinkerLoop(client, folder, request, folder.path.name, report, stop)
+    trainer_class = LoopTrainer
+    if request.method == "dpo":
+        TORCH.require("method dpo at Tinker")
+        from llmtune_tinker.preference_trainer import PreferenceLoopTrainer
+
+        trainer_class = PreferenceLoopTrainer
+    return trainer_class(folder, request, journal, stop, loop)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmtune.testing.fake_vendor import FakeJob, Phase
@@ -31,7 +31,30 @@ _STATUS = {
 
 _SIZE = set(ADAPTER_SIZES.values())
 _DATA = {"trainingDatasetUri": Required(str), "validationDatasetUri": str, "exportLastCheckpointOnly": bool}
-#: What CreateTuningJob takes. Keys inside preTunedModel and encryptionSpec come in snake_case from google-genai.
+#: A reward of reinforcement tuning, by Python code or by a service on Cloud Run.
+REWARD: dict[str, Any] = {
+    "rewardName": Required(str),
+    "parseResponseConfig": {"parse_type": Required({"IDENTITY"})},
+    "codeExecutionRewardScorer": {"python_code_snippet": Required(str)},
+    "cloudRunRewardScorer": {"cloud_run_uri": Required(str)},
+}
+#: What ValidateReinforcementTuningReward takes.
+_VALIDATE = {
+    "sampleResponse": Required({"role": str, "parts": Required([{...: Any}])}),
+    "example": Required(
+        {
+            "contents": Required([{...: Any}]),
+            "references": {...: str},
+            "systemInstruction": {...: Any},
+            "tools": [{...: Any}],
+        }
+    ),
+    "singleRewardConfig": Required(REWARD),
+}
+#: The parts of a job that say how it is tuned.
+SPECS = ("supervisedTuningSpec", "preferenceOptimizationSpec", "reinforcementTuningSpec")
+#: What CreateTuningJob takes. Keys inside preTunedModel, encryptionSpec and the parts of a reward come in snake_case
+#: from google-genai.
 TUNING_JOB: dict[str, Any] = {
     "baseModel": str,
     "preTunedModel": {"tuned_model_name": Required(str), "checkpoint_id": str},
@@ -49,6 +72,23 @@ TUNING_JOB: dict[str, Any] = {
     "preferenceOptimizationSpec": {
         **_DATA,
         "hyperParameters": {"epochCount": int, "learningRateMultiplier": float, "adapterSize": _SIZE, "beta": float},
+    },
+    "reinforcementTuningSpec": {
+        "trainingDatasetUri": Required(str),
+        "validationDatasetUri": str,
+        "singleRewardConfig": Required(REWARD),
+        "hyperParameters": {
+            "epochCount": int,
+            "stepCount": int,
+            "learningRateMultiplier": float,
+            "adapterSize": _SIZE,
+            "samplesPerPrompt": int,
+            "batchSize": int,
+            "evaluateInterval": int,
+            "checkpointInterval": int,
+            "maxOutputTokens": int,
+            "thinkingLevel": {"MINIMAL", "HIGH"},
+        },
     },
     "tunedModelDisplayName": str,
     "description": str,
@@ -75,6 +115,12 @@ _GENERATE: dict[str, Any] = {
 #: Ours -> how its curve falls or rises, for the names Google gives them.
 CURVES = ("total_loss", "fraction_of_correct_next_step_preds", "num_predictions")
 
+#: What a service on Cloud Run answers, by what it is sent.
+CloudRun = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+#: Models of reinforcement tuning.
+_REINFORCED = {"gemini-3.5-flash"}
 
 _DEPLOY = {
     "customModel": Required({"gcsUri": Required(str)}),
@@ -123,7 +169,15 @@ class FakeVertex(FakeCloudStorage):
         self.endpoints: dict[str, dict[str, Any]] = {}
         """Tuned endpoints that stand: name -> {model}."""
 
-        self.base_models = {"gemini-2.5-flash", "gemini-2.5-flash-lite", "gemini-2.5-pro", "gemini-3.1-flash-lite"}
+        self.base_models = {
+            "gemini-2.5-flash",
+            "gemini-2.5-flash-lite",
+            "gemini-2.5-pro",
+            "gemini-3.1-flash-lite",
+        } | _REINFORCED
+        self.cloud_run: dict[str, CloudRun] = {}
+        """The services on Cloud Run that score answers, by their address."""
+
         self.deploy_fault: str | None = None
         """Why open models that are deployed cannot be; None: they can."""
 
@@ -157,7 +211,7 @@ class FakeVertex(FakeCloudStorage):
         location = call.params["location"]
         if location not in self.locations:
             raise Refusal(400, f"Tuning is not supported in location {location}.", code="FAILED_PRECONDITION")
-        specs = [name for name in ("supervisedTuningSpec", "preferenceOptimizationSpec") if name in body]
+        specs = [name for name in SPECS if name in body]
         if len(specs) != 1 or ("baseModel" in body) == ("preTunedModel" in body):
             raise Refusal(400, "Exactly one tuning spec and one source model must be given.")
         base = body.get("baseModel", "")
@@ -172,6 +226,8 @@ class FakeVertex(FakeCloudStorage):
                 bucket, _, name = spec[key].removeprefix("gs://").partition("/")
                 if (bucket, name) not in self.objects:
                     raise Refusal(400, f"The file {spec[key]} does not exist or cannot be read.")
+        if specs[0] == "reinforcementTuningSpec":
+            self._check_reinforcement(call, base, spec)
         for key, text in body.get("labels", {}).items():
             if not re.fullmatch(r"[a-z][a-z0-9_-]{0,63}", key) or not re.fullmatch(r"[a-z0-9_-]{0,64}", text):
                 raise Refusal(400, f"Label {key}={text} is invalid.")
@@ -179,8 +235,60 @@ class FakeVertex(FakeCloudStorage):
         job.data["name"] = f"projects/{call.params['project']}/locations/{location}/tuningJobs/{job.id}"
         return self.describe(job, job.word)
 
+    def _check_reinforcement(self, call: Call, base: str, spec: Mapping[str, Any]) -> None:
+        """Refuse a model that is not tuned so, steps beside epochs, rows without a prompt, and a reward that fails."""
+        if base not in _REINFORCED:
+            raise Refusal(400, f"Base model {base} does not support reinforcement tuning.")
+        if {"epochCount", "stepCount"} <= spec.get("hyperParameters", {}).keys():
+            call.refused.append(("stepCount", "excludes epochCount"))
+            raise Refusal(400, "Only one of epoch_count and step_count can be set.")
+        for key in ("trainingDatasetUri", "validationDatasetUri"):
+            bucket, _, name = spec.get(key, "").removeprefix("gs://").partition("/")
+            content = self.objects[bucket, name]["content"] if key in spec else b""
+            for number, line in enumerate(content.splitlines(), 1):
+                row = json.loads(line)
+                if not row["contents"] or row["contents"][-1]["role"] != "user":
+                    call.refused.append((key, f"line {number} does not end in the user's turn"))
+                    raise Refusal(400, f"Example {number}: contents must end with a user turn.")
+                if not all(isinstance(text, str) for text in row.get("references", {}).values()):
+                    call.refused.append((key, f"line {number} has a reference that is no text"))
+                    raise Refusal(400, f"Example {number}: references must be strings.")
+                reward, problem = self._pay(spec["singleRewardConfig"], row, {"role": "model", "parts": [{"text": ""}]})
+                if reward is None:
+                    call.refused.append(("singleRewardConfig", problem))
+                    raise Refusal(400, f"The reward function failed on example {number}: {problem}")
+
+    def _pay(
+        self, reward: Mapping[str, Any], example: Mapping[str, Any], response: Mapping[str, Any]
+    ) -> tuple[float | None, str]:
+        """Return what a reward pays, clipped as Google clips it; or None and the error."""
+        try:
+            if service := reward.get("cloudRunRewardScorer"):
+                question = {"example": example, "response": response, "metadata": {"step": 1, "tuning_job_id": 1}}
+                paid = float(self.cloud_run[service["cloud_run_uri"]](question)["reward"])
+            else:
+                names: dict[str, Any] = {"__name__": "reward"}
+                exec(compile(reward["codeExecutionRewardScorer"]["python_code_snippet"], "reward.py", "exec"), names)
+                paid = float(names["evaluate"](json.loads(json.dumps(example)), json.loads(json.dumps(response))))
+        except Exception as error:  # noqa: BLE001 - whatever the reward raises
+            return None, f"{type(error).__name__}: {error}"
+        return max(-1.0, min(1.0, paid)), ""
+
+    @route("POST", "/v1beta1/projects/{project}/locations/{location}/tuningJobs:validateReinforcementTuningReward")
+    def validate_reward(self, call: Call) -> Any:
+        """Score one answer. Nothing is billed; an error of the reward is part of a good answer."""
+        body = call.json(_VALIDATE)
+        reward, problem = self._pay(body["singleRewardConfig"], body["example"], body["sampleResponse"])
+        if reward is None:
+            return {"error": problem}
+        name = body["singleRewardConfig"]["rewardName"]
+        # Protocol buffers leave out what is zero.
+        return {**({"overallReward": reward} if reward else {}), "rewardInfoDetails": {name: {"reward": reward}}}
+
     def _check_family(self, call: Call, is_open: bool, spec: Any, hyperparameters: Any, body: Any) -> None:
         wrong = [name for name in ("batchSize", "learningRate") if name in hyperparameters and not is_open]
+        if "reinforcementTuningSpec" in body:
+            wrong.clear()
         wrong += ["tuningMode"] if "tuningMode" in spec and not is_open else []
         wrong += ["learningRateMultiplier"] if "learningRateMultiplier" in hyperparameters and is_open else []
         wrong += ["outputUri"] if ("outputUri" in body) != is_open else []
@@ -191,18 +299,19 @@ class FakeVertex(FakeCloudStorage):
     def describe(self, job: FakeJob, state: str) -> dict[str, Any]:
         """Return a job as the REST API answers it: whole numbers are text."""
         answer: dict[str, Any] = json.loads(json.dumps(job.body))
-        for spec in ("supervisedTuningSpec", "preferenceOptimizationSpec"):
+        for spec in SPECS:
             hyperparameters = answer.get(spec, {}).get("hyperParameters", {})
             if answer.get(spec) is not None and "epochCount" not in hyperparameters:
                 answer[spec].setdefault("hyperParameters", {})["epochCount"] = 3  # the service tells what it chose
                 hyperparameters = answer[spec]["hyperParameters"]
-            for name in ("epochCount", "batchSize"):
+            for name in ("epochCount", "batchSize", "stepCount"):
                 if name in hyperparameters:
                     hyperparameters[name] = str(hyperparameters[name])
         if pre := answer.pop("preTunedModel", None):
             answer["preTunedModel"] = {"tunedModelName": pre["tuned_model_name"]}
         if key := answer.pop("encryptionSpec", None):
             answer["encryptionSpec"] = {"kmsKeyName": key["kms_key_name"]}
+        _spell_in_camel_case(answer.get("reinforcementTuningSpec", {}).get("singleRewardConfig", {}))
         answer |= {
             "name": job.data["name"],
             "state": state,
@@ -225,17 +334,19 @@ class FakeVertex(FakeCloudStorage):
 
     def _final_fields(self, job: FakeJob) -> dict[str, Any]:
         root = job.data["name"].rsplit("/tuningJobs/", 1)[0]
-        preference = "preferenceOptimizationSpec" in job.body
+        words = {
+            "preferenceOptimizationSpec": "preferenceOptimization",
+            "reinforcementTuningSpec": "reinforcementTuning",
+        }
+        kind = next((word for spec, word in words.items() if spec in job.body), "supervisedTuning")
         stats = {
             "tuningDatasetExampleCount": "500",
             "totalBillableTokenCount": "96894",
             "tuningStepCount": str(job.data["steps"]),
         }
-        if not preference:
+        if kind == "supervisedTuning":
             stats |= job.data.get("stats", {})
-        fields: dict[str, Any] = {
-            "tuningDataStats": {f"{'preferenceOptimization' if preference else 'supervisedTuning'}DataStats": stats}
-        }
+        fields: dict[str, Any] = {"tuningDataStats": {f"{kind}DataStats": stats}}
         if "@" in job.body.get("baseModel", ""):
             return fields
         endpoint = f"{root}/endpoints/5{job.id}"
@@ -245,7 +356,7 @@ class FakeVertex(FakeCloudStorage):
             self.endpoints[endpoint] = {"model": model}
             self.models[model] = {"job": job.id}
         fields["tunedModel"] = {"model": model, "endpoint": endpoint}
-        spec = job.body.get("supervisedTuningSpec") or job.body["preferenceOptimizationSpec"]
+        spec = next(job.body[name] for name in SPECS if name in job.body)
         if not spec.get("exportLastCheckpointOnly"):
             fields["tunedModel"]["checkpoints"] = [
                 {
@@ -443,8 +554,17 @@ class FakeVertex(FakeCloudStorage):
         return {"name": f"{root}/operations/{self.new_id('9')}", "done": True, "response": empty}
 
 
+def _spell_in_camel_case(reward: dict[str, Any]) -> None:
+    """Spell the keys of a reward's parts as the service does: google-genai sends them in snake_case."""
+    for part in [part for part in reward.values() if isinstance(part, dict)]:
+        for name in list(part):
+            part[re.sub("_(.)", lambda match: match[1].upper(), name)] = part.pop(name)
+
+
 def _curve_names(job: FakeJob) -> list[str]:
-    spec = job.body.get("supervisedTuningSpec") or job.body["preferenceOptimizationSpec"]
+    spec = next(job.body[name] for name in SPECS if name in job.body)
+    if "reinforcementTuningSpec" in job.body:
+        return ["/train_reward_mean", "/train_generation_length", "/eval_reward_mean"]
     train = [f"/train_{curve}" for curve in CURVES]
     if "preferenceOptimizationSpec" in job.body:
         train = ["/preference_optimization_train_loss"]
@@ -454,4 +574,6 @@ def _curve_names(job: FakeJob) -> list[str]:
 def _value(raw: str, step: int) -> float:
     if "num_predictions" in raw:
         return 128.0
-    return 1 - 1 / (1 + step) if "fraction" in raw else 2 / (1 + step) + 0.1
+    if "length" in raw:
+        return 40.0 + step
+    return 1 - 1 / (1 + step) if "fraction" in raw or "reward" in raw else 2 / (1 + step) + 0.1

@@ -93,6 +93,23 @@ def test_plan_by_default_shows_every_living_and_dead_backend(job: Path) -> None:
     assert "retired 2025-09-15" in result.stdout
 
 
+def test_a_plan_that_no_backend_can_make_ends_with_the_code_of_its_error(tmp_path: Path, job: Path) -> None:
+    other = tmp_path / "other.yaml"
+    lines = job.read_text(encoding="utf-8").splitlines()
+    other.write_text(
+        "\n".join(
+            [
+                *(line for line in lines if not line.startswith("model")),
+                "model: {bedrock: 'amazon.nova-micro-v1:0:128k'}",
+            ]
+        )
+    )
+    alone = llmtune("plan", other, "-p", "openai")
+    assert "no model is named for provider 'openai'" in alone.stdout
+    assert alone.returncode == 2
+    assert llmtune("plan", other, "-p", "openai,bedrock").returncode == 0
+
+
 def test_plan_names_the_day_a_vendor_closes(job: Path) -> None:
     result = llmtune("plan", job, "-p", "openai", LLMTUNE_TODAY="2027-01-07")
     assert "closed to new jobs since 2027-01-06" in result.stdout

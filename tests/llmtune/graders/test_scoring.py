@@ -209,3 +209,10 @@ def grade(row, answer):
 """
     with PythonProcess(source, 10.0) as process:
         assert process.grade({}, "")[0] is None
+
+
+def test_a_function_that_no_package_can_call_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: ())
+    function = "arn:aws:lambda:us-east-1:123456789012:function:grade"
+    with pytest.raises(InvalidJob, match="no installed package can call"):
+        score("a", {}, kind="lambda", function=function)

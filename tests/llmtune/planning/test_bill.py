@@ -58,6 +58,21 @@ def test_epochs_that_the_vendor_chose_are_those_of_the_estimate() -> None:
     assert (unsaid.low, unsaid.high, unsaid.actual, unsaid.basis) == (5.0, 20.0, None, "not reported")
 
 
+def test_a_bill_between_the_ends_of_an_estimate_is_within_it() -> None:
+    bill = compare_bill(a_plan(None), Billed(tokens=2_000_000, amount=11.0))
+    assert (bill.low, bill.high, bill.explanation) == (5.0, 20.0, "within the estimate")
+    assert compare_bill(a_plan(None), Billed(amount=21.0)).explanation != "within the estimate"
+
+
+def test_what_was_planned_besides_training_and_not_billed_is_said() -> None:
+    receipt = a_plan()
+    more = receipt.cost.lines[0].model_copy(update={"low": 16.0, "high": 18.0})
+    cost = receipt.cost.model_copy(update={"training": 18.0, "total": 18.0, "lines": (more,)})
+    bill = compare_bill(receipt.model_copy(update={"cost": cost}), Billed(tokens=3_000_000, amount=15.0))
+    assert bill.difference == -3.0
+    assert "what was planned besides was not billed" in bill.explanation
+
+
 @pytest.mark.parametrize("billed", [Billed(amount=20.0, currency="USD"), Billed(amount=1.0, currency="USD")])
 def test_a_bill_without_tokens_cannot_be_explained(billed: Billed) -> None:
     assert "cannot be explained" in compare_bill(a_plan(), billed).explanation

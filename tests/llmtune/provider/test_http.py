@@ -40,10 +40,10 @@ class Service(FakeVendor):
             "1": f"{self.url}/v1/numbers?at=2",
             "elsewhere": "http://127.0.0.2:1/v1/numbers",
         }
-        after |= {"outside": f"{self.url}/v2/numbers", "round": "?at=round"}
-        place = call.query.get("at", "0")
-        link = {"Link": f'<{after[place]}>; rel="next"'} if place in after else {}
-        return Reply([place, call.query.get("word")], headers=link)
+        after |= {"outside": f"{self.url}/v2/numbers", "round": "?at=round", "broken": "http://["}
+        page = call.query.get("at", "0")
+        link = {"Link": f'<{after[page]}>; rel="next"'} if page in after else {}
+        return Reply([page, call.query.get("word")], headers=link)
 
     @route("POST", "/v1/later")
     def later(self, call: Call) -> Any:
@@ -72,12 +72,17 @@ def test_a_list_is_read_page_by_page_to_its_end(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "sentence"),
-    [("elsewhere", "not fetched"), ("outside", "at another address"), ("round", "the list has no end")],
+    ("page", "sentence"),
+    [
+        ("elsewhere", "not fetched"),
+        ("outside", "at another address"),
+        ("round", "the list has no end"),
+        ("broken", "the address of the next page is none"),
+    ],
 )
-def test_a_next_page_that_leads_astray_is_not_read(service: Service, place: str, sentence: str) -> None:
+def test_a_next_page_that_leads_astray_is_not_read(service: Service, page: str, sentence: str) -> None:
     with pytest.raises(VendorError, match=sentence):
-        list(Client(f"{service.url}/v1", key_env="SOME_KEY").get_pages("/numbers", at=place))
+        list(Client(f"{service.url}/v1", key_env="SOME_KEY").get_pages("/numbers", at=page))
 
 
 @pytest.mark.parametrize(

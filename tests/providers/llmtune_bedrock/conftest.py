@@ -58,6 +58,7 @@ def provider_at(vendor: FakeBedrock, **more: Any) -> BedrockProvider:
         "base_url": vendor.url,
         "storage_url": vendor.storage_url,
         "pricing_url": vendor.pricing_url,
+        "lambda_url": vendor.lambda_url,
         "timeout": 5.0,
     }
     return BedrockProvider(settings=BedrockSettings(**(values | more)))

@@ -39,7 +39,7 @@ def test_what_it_cannot_do_says_why() -> None:
     capabilities = ask("amazon.nova-micro-v1:0:128k")
     assert "preference" in capabilities.method("dpo").reason  # type: ignore[union-attr]
     assert "cannot be asked for" in capabilities.adapter("full").reason  # type: ignore[union-attr]
-    assert "not yet" in capabilities.method("reinforcement").reason  # type: ignore[union-attr]
+    assert "Nova 2 Lite by reinforcement" in capabilities.method("reinforcement").reason  # type: ignore[union-attr]
 
 
 def test_an_unknown_id_is_a_warning_and_an_inference_id_is_told_apart() -> None:

@@ -65,6 +65,15 @@ def test_a_job_has_its_labels_its_limit_and_no_secret(
     assert vendor.complaints == []
 
 
+def test_a_margin_that_could_choose_nothing_is_refused_before_anything_is_paid(
+    vendor: FakeHfJobs, provider: HfJobsProvider, job: TuningJob, tmp_path: Path
+) -> None:
+    request = build(provider, job, tmp_path / "e", panel_margin=0.1)
+    with pytest.raises(InvalidJob, match="there are no validation rows"):  # all rows are one, and train
+        provider.preflight(request)
+    assert not vendor.jobs
+
+
 def test_jobs_and_files_are_listed_to_the_last_page(
     vendor: FakeHfJobs, provider: HfJobsProvider, job: TuningJob, tmp_path: Path
 ) -> None:

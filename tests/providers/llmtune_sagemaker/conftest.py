@@ -62,6 +62,7 @@ def provider_at(vendor: FakeSageMaker, **more: Any) -> SageMakerProvider:
         "storage_url": vendor.storage_url,
         "mlflow_url": vendor.mlflow_url,
         "pricing_url": vendor.pricing_url,
+        "lambda_url": vendor.lambda_url,
         "timeout": 5.0,
     }
     return SageMakerProvider(settings=SageMakerSettings(**(values | more)))

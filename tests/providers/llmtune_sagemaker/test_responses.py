@@ -165,8 +165,8 @@ def test_a_remote_job_has_our_names() -> None:
     assert fetched.data == {"adapter": "full"}
     assert fetched.options == {"sequence_length": "8K"}
     assert fetched.record["AcceptEula"] is True  # told, and never accepted again by itself
-    unknown = responses.remote_job(job(ServerlessJobConfig={"CustomizationTechnique": "RLVR"}), PACKAGE)
-    assert unknown.method == "RLVR"
+    unknown = responses.remote_job(job(ServerlessJobConfig={"CustomizationTechnique": "RLAIF"}), PACKAGE)
+    assert unknown.method == "RLAIF"
 
 
 def test_where_a_packages_weights_lie() -> None:

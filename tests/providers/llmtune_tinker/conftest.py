@@ -17,6 +17,7 @@ from llmtune_tinker.provider import TinkerProvider
 from llmtune_tinker.run_folder import WORKER, LoopFolder
 from llmtune_tinker.settings import TinkerSettings
 from llmtune_tinker.worker.main import make_trainer
+from tests.providers.llmtune_tinker.in_memory import Runs
 
 QWEN = "Qwen/Qwen3-8B"
 KEY = "tml-test"
@@ -80,3 +81,9 @@ def threads(tinker_vendor: FakeTinker, monkeypatch: pytest.MonkeyPatch) -> Itera
 @pytest.fixture
 def tinker(tinker_vendor: FakeTinker, threads: Threads) -> TinkerProvider:
     return TinkerProvider("tinker", TinkerSettings(base_url=tinker_vendor.url, timeout=5))
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    monkeypatch.setenv("LLMTUNE_HOME", str(tmp_path / "home"))
+    return Runs(tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmtune_tinker.loop import LoopLimits, StepCounter, StepOutOfOrder, describe_capabilities
+from llmtune_tinker.loop import StepCounter, StepOutOfOrder
 
 
 def test_a_step_gets_its_gradient_then_its_update() -> None:
@@ -30,8 +30,3 @@ def test_a_second_gradient_or_update_of_a_step_is_refused() -> None:
     counter.start_update(1)
     with pytest.raises(StepOutOfOrder):
         counter.start_update(1)
-
-
-def test_what_a_loop_can_do_is_told_as_plain_values() -> None:
-    limits = LoopLimits(losses=frozenset({"ppo", "cross_entropy"}))
-    assert describe_capabilities(limits) == {"losses": ["cross_entropy", "ppo"], "max_row_tokens": None}

@@ -13,13 +13,23 @@ from typing import Any
 import pytest
 
 import llmtune.provider as core
-from llmtune.errors import InvalidData, InvalidJob, MissingCredentials, QuotaExceeded, TransientError, VendorError
+from llmtune.errors import (
+    InvalidData,
+    InvalidJob,
+    MissingCredentials,
+    MissingExtra,
+    QuotaExceeded,
+    TransientError,
+    VendorError,
+)
 from llmtune.job.spec import DatasetSpec, Hyperparameters, TuningJob
 from llmtune.planning.plan import read_dataset
 from llmtune.runs.ids import new_run_id, run_key
 from llmtune.runs.plans import plan
 from llmtune.testing import faults
+from llmtune.testing.wire_check import check_request_fields
 from llmtune_tinker import capabilities
+from llmtune_tinker import provider as provider_module
 from llmtune_tinker.fake.service import FakeTinker
 from llmtune_tinker.provider import TinkerProvider
 from llmtune_tinker.run_folder import LoopFolder
@@ -39,19 +49,31 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 Make = Callable[..., core.Request]
 
 
-def make_job(folder: Path, model: str = QWEN, *, long_row: bool = False, **recipe: Any) -> TuningJob:
-    rows = [
+def make_job(
+    folder: Path, model: str = QWEN, *, long_row: bool = False, method: str = "sft", **recipe: Any
+) -> TuningJob:
+    rows: list[Any] = [
         {"messages": [{"role": "user", "content": f"ticket {n}"}, {"role": "assistant", "content": "ab"[n % 2] * 3}]}
         for n in range(20)
     ]
     if long_row:
         rows[3]["messages"][0]["content"] = "word " * 900
+    if method == "dpo":
+        rows = [
+            {
+                "prompt": row["messages"][:1],
+                "chosen": row["messages"][1:],
+                "rejected": [{"role": "assistant", "content": "c"}],
+            }
+            for row in rows
+        ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     values = {"epochs": 1, "batch_size": 8, "learning_rate": 0.1}
     return TuningJob(
         name="one",
         dataset=DatasetSpec(path=str(folder / "rows.jsonl")),
         model={"tinker": model},
+        method=method,  # type: ignore[arg-type]
         hyperparameters=Hyperparameters.model_validate(values | recipe),
         provider_options={"tinker": {"tokenizer": "tiny"}},
     )
@@ -117,10 +139,88 @@ def test_an_optimizer_that_the_service_does_not_have_is_refused(tinker: TinkerPr
     assert any("adamw_torch" in str(refusal) for refusal in refusals)
 
 
-def test_preferences_are_refused_in_one_sentence(tinker: TinkerProvider, tmp_path: Path) -> None:
-    job = make_job(tmp_path).model_copy(update={"method": "dpo"})
-    receipt = plan(job, tinker)
-    assert any("no loss for preferences" in str(refusal) for refusal in receipt.refusals)
+# --- preferences -----------------------------------------------------------------------------------------------------
+def test_what_is_declared_of_preferences_is_what_moves_in_the_request(tinker: TinkerProvider, make: Make) -> None:
+    assert check_request_fields(tinker, QWEN, method="dpo", adapter="lora") == []
+    request = make(method="dpo", dpo_beta=0.3, label_smoothing=0.1)
+    assert request.body["method"] == "dpo"
+    sent = request.body["hyperparameters"]
+    assert (sent["dpo_beta"], sent["label_smoothing"]) == (0.3, 0.1)
+    assert "prompt_loss_weight" not in sent
+    unset = make(method="dpo", learning_rate=None).body["hyperparameters"]
+    assert (unset["dpo_beta"], unset["learning_rate"]) == (0.1, 1e-5)
+
+
+def test_what_does_not_fit_preferences_is_said(tinker: TinkerProvider, tmp_path: Path) -> None:
+    receipt = plan(make_job(tmp_path, method="dpo", prompt_loss_weight=0.5), tinker)
+    assert receipt["prompt_loss_weight"].support == "not_applicable"
+    assert receipt.data.tokens == plan(make_job(tmp_path, method="dpo"), tinker).data.tokens
+    too_much = plan(make_job(tmp_path, method="dpo", label_smoothing=0.7), tinker)
+    assert any("label_smoothing" in str(refusal) and "< 0.5" in str(refusal) for refusal in too_much.refusals)
+    answers = make_job(tmp_path).model_copy(update={"method": "dpo"})
+    assert plan(answers, tinker).data.errors > 0
+
+
+@pytest.mark.slow
+def test_preferences_are_trained_through_the_sdk_and_every_token_was_planned(
+    tinker: TinkerProvider, tinker_vendor: FakeTinker, make: Make, tmp_path: Path
+) -> None:
+    job = make_job(tmp_path, method="dpo", epochs=2)
+    dataset: Any = read_dataset(job)
+    receipt = plan(job, tinker, dataset=dataset)
+    tokens, validation = receipt.data.tokens or 0, receipt.data.validation_tokens or 0
+    assert validation > 0
+    tinker_vendor.bills_forward = True
+    request = make(method="dpo", epochs=2)
+    ref = tinker.submit(request, run_key(new_run_id()))
+    end = run_to_its_end(tinker, ref)
+    assert end.state is core.RunState.SUCCEEDED, end.error
+    # two epochs with a gradient, two without, one pass for the reference, and the validations after steps
+    points = {(point.series, point.step): point.value for point in end.points}
+    validations = sum(1 for series, step in points if series == "validation/loss" and step)
+    assert tinker_vendor.trained_tokens[ref.id] == 2 * tokens
+    assert tinker_vendor.forward_tokens[ref.id] == 3 * tokens + (1 + validations) * validation
+    last = max(step for _, step in points)
+    assert points["train/loss", last] < points["train/loss", 1] == pytest.approx(0.6931, abs=1e-4)
+    assert points["validation/reward_accuracy", last] == 1
+    assert tinker_vendor.complaints == []
+    # what was billed lies within the estimate, but for the validations, of which the plan says so
+    formula = receipt.cost.lines[0].formula
+    assert f"passes without a gradient {3 * tokens + validation:,} tokens x 0.195 to 0.44" in formula
+    planned = (5 * tokens + validation) / 1e6 * 0.44
+    assert receipt.cost.lines[0].high == pytest.approx(planned)
+    assert receipt.cost.lines[0].low == pytest.approx(2 * tokens / 1e6 * 0.44 + (3 * tokens + validation) / 1e6 * 0.195)
+    assert end.billed is not None
+    assert end.billed.amount == pytest.approx(planned + validations * validation / 1e6 * 0.44)
+
+
+def test_a_missing_torch_is_a_sentence_before_anything_is_sent(
+    tinker: TinkerProvider, tinker_vendor: FakeTinker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tmp_path, method="dpo")
+    dataset: Any = read_dataset(job)
+    monkeypatch.setattr(
+        provider_module, "TORCH", core.Requirement(extra="tinker-dpo", module="torch_none", distribution="torch")
+    )
+    receipt = plan(job, tinker, dataset=dataset)
+    assert any("pip install 'llmtune-sdk[tinker-dpo]'" in warning for warning in receipt.warnings)
+    with pytest.raises(MissingExtra, match="'torch' is not installed, which is needed for method dpo") as caught:
+        tinker.encode(dataset, receipt, tmp_path / "encoded")
+    assert caught.value.hint == "pip install 'llmtune-sdk[tinker-dpo]'"
+    assert tinker_vendor.counts["submit"] == 0
+    assert not any("torch" in warning for warning in plan(make_job(tmp_path), tinker).warnings)
+
+
+@pytest.mark.slow
+def test_likelihoods_that_are_left_out_end_a_run_on_preferences_in_a_sentence(
+    tinker: TinkerProvider, tinker_vendor: FakeTinker, make: Make
+) -> None:
+    tinker_vendor.drops_likelihoods = True
+    ref = tinker.submit(make(method="dpo"), run_key(new_run_id()))
+    end = run_to_its_end(tinker, ref)
+    assert end.state is core.RunState.FAILED
+    assert "without the likelihood of each token, which DPO needs" in (end.error or "")
+    assert ref.id not in tinker_vendor.trained_tokens
 
 
 def test_the_plans_tokens_are_those_that_the_run_sends_and_bills(
@@ -338,6 +438,38 @@ def test_a_run_waits_for_a_bill_says_so_and_goes_on(
     assert any("has paused the run for billing" in event.message for event in end.events)
     assert end.model is not None
     assert len(tinker_vendor.updates_of(end.model.id)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+def test_a_cancel_during_a_pause_for_billing_does_not_wait_for_the_bill(
+    tinker: TinkerProvider, tinker_vendor: FakeTinker, threads: Threads, make: Make, method: str
+) -> None:
+    request, key = make(method=method, checkpoint_every=1), run_key(new_run_id())
+
+    def never_paid() -> None:
+        tinker_vendor.unpaid = 10**6
+
+    # the state after the first step is saved, and no pass is paid for any more
+    tinker_vendor.faults.add(faults.Fault(kind="call", handled=True, action=never_paid), route="save")
+    ref = tinker.submit(request, key)
+    for _ in range(1200):
+        if any("paused the run for billing" in event.message for event in tinker.poll(ref, None).events):
+            break
+        time.sleep(0.05)
+    tinker.cancel(ref)
+    end = run_to_its_end(tinker, ref)
+    assert end.state is core.RunState.CANCELLED
+    assert tinker_vendor.unpaid > 10**5, "the bill is still open"
+    threads.join()
+    tinker_vendor.unpaid = 0
+    tinker.restart(ref, request)
+    resumed = run_to_its_end(tinker, ref)
+    assert resumed.state is core.RunState.SUCCEEDED, resumed.error
+    assert resumed.model is not None
+    updates = tinker_vendor.updates_of(resumed.model.id)
+    assert len(updates) == 2
+    assert len({update.rows for update in updates}) == len(updates), "no step twice"
 
 
 def test_a_pause_for_billing_is_told(tinker: TinkerProvider, tinker_vendor: FakeTinker) -> None:

@@ -2,207 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 
-from llmtune.errors import InvalidJob, VendorError
-from llmtune_local.run_state.status_writer import StatusWriter
+from llmtune.errors import InvalidData, InvalidJob, VendorError
 from llmtune_local.training.progress import Diverged, Stopped
-from llmtune_tinker.fake.model import State
-from llmtune_tinker.loop import AdamSettings, LoopLimits, LoopRow, Outcome, PassResult, StepCounter, StepResult
-from llmtune_tinker.run_folder import LoopFolder, LoopRequest, LoopResult
-from llmtune_tinker.trainer import (
-    LoopTrainer,
-    count_training_tokens,
-    load_run_tokenizer,
-    make_loop_row,
-    read_run_rows,
-)
-
-
-class Killed(BaseException):
-    """The process is gone: whatever it would still do raises this too."""
-
-
-@dataclass
-class Service:
-    """What outlives a process: saved states, and every update that was ever taken."""
-
-    saved: dict[str, State] = field(default_factory=dict)
-    passes: int = 0
-    names: itertools.count[int] = field(default_factory=itertools.count)
-    refuse_files: bool = False
-
-
-@dataclass
-class Answer:
-    value: Any
-    wait: Callable[[], None]
-
-    def result(self) -> Any:
-        self.wait()
-        return self.value
-
-
-class InMemoryLoop:
-    """A `TrainingLoop` that really learns. It dies at its call number `dies_at`, before or after that has an effect."""
-
-    limits = LoopLimits(losses=frozenset({"cross_entropy"}))
-
-    def __init__(self, service: Service, dies_at: float = float("inf")) -> None:
-        self.service, self.dies_at = service, dies_at
-        self.calls = 0.0
-        self.steps = StepCounter()
-        self.closed: list[tuple[str, str]] = []
-        self.likelihood = 1.0
-
-    def arrow(self) -> None:
-        self.calls += 0.5
-        if self.calls >= self.dies_at:
-            raise Killed
-
-    def open(self, state: str | None, step: int) -> None:
-        self.arrow()
-        self.state = State() if state is None else self.service.saved[state]
-        self.gradient: Any = None
-        self.model = next(self.service.names)
-        self.steps = StepCounter(applied=step)
-        assert len(self.state.updates) == step
-        self.arrow()
-
-    def forward_backward(self, step: int, rows: Sequence[LoopRow]) -> Answer:
-        self.arrow()
-        self.steps.start_gradient(step)
-        assert self.gradient is None
-        self.gradient = sum(self.state.gradient(row.targets, row.weights) for row in rows)
-        self.rows = sum(int(target) * (place + 1) for row in rows for place, target in enumerate(row.targets))
-        loss = self._loss(rows) * self.likelihood
-        self.arrow()
-        return Answer(PassResult(loss), self.arrow)
-
-    def optimizer_step(self, step: int, settings: AdamSettings) -> Answer:
-        self.arrow()
-        self.steps.start_update(step)
-        values = {
-            "learning_rate": settings.learning_rate,
-            "beta1": settings.beta1,
-            "beta2": settings.beta2,
-            "eps": settings.epsilon,
-            "weight_decay": settings.weight_decay,
-            "grad_clip_norm": settings.grad_clip_norm,
-        }
-        self.state, self.gradient = self.state.update(self.gradient, self.rows, values), None
-        self.arrow()
-        return Answer(StepResult(1.0), self.arrow)
-
-    def forward(self, rows: Sequence[LoopRow]) -> PassResult:
-        self.arrow()
-        self.service.passes += 1
-        return PassResult(self._loss(rows))
-
-    def _loss(self, rows: Sequence[LoopRow]) -> float:
-        return float(sum(-(row.weights * self.state.log_likelihoods(row.targets)).sum() for row in rows))
-
-    def save(self, name: str) -> str:
-        self.arrow()
-        address = f"tinker://{self.model}/weights/{name}"
-        assert address not in self.service.saved, "the service takes no second state of one name"
-        self.service.saved[address] = self.state
-        self.arrow()
-        return address
-
-    def save_for_sampling(self, name: str) -> str:
-        return self.save(f"sampler-{name}")
-
-    def save_for_download(self, name: str) -> str:
-        if self.service.refuse_files:
-            raise VendorError("no files today")
-        return self.save(f"files-{name}")
-
-    def delete(self, address: str) -> None:
-        self.arrow()
-        self.service.saved.pop(address, None)
-
-    def close(self, outcome: Outcome, detail: str) -> None:
-        self.arrow()
-        self.closed.append((outcome, detail))
-
-
-def row(number: int) -> dict[str, Any]:
-    answer = ("billing", "network", "sales")[number % 3]
-    return {"messages": [{"role": "user", "content": f"ticket {number}"}, {"role": "assistant", "content": answer * 2}]}
-
-
-@dataclass
-class Runs:
-    """Runs of one dataset, each in a folder and at a service of its own."""
-
-    root: Path
-
-    def request(self, validation: bool = True, **recipe: Any) -> LoopRequest:
-        files = {}
-        for name, numbers in (("train", range(14)), ("validation", range(14, 18))):
-            path = self.root / f"{name}.jsonl"
-            path.write_text("".join(json.dumps(row(number)) + "\n" for number in numbers), encoding="utf-8")
-            if validation or name == "train":
-                files[name] = str(path)
-        values = {"epochs": 2, "batch_size": 4, "learning_rate": 0.05, "lr_schedule": "cosine", "warmup_steps": 2}
-        return LoopRequest.model_validate(
-            {
-                "schema": 1,
-                "model": "tiny",
-                "files": files,
-                "seed": 7,
-                "hyperparameters": values | recipe,
-                "service": {"base_url": "http://127.0.0.1:9", "key_variable": "TINKER_API_KEY", "timeout": 1},
-            }
-        )
-
-    def train(
-        self,
-        name: str,
-        request: LoopRequest,
-        *,
-        kills: Sequence[float] = (),
-        service: Service | None = None,
-        stop: Callable[[], bool] = lambda: False,
-        change: Callable[[InMemoryLoop], object] = lambda loop: None,
-    ) -> tuple[LoopResult, LoopFolder, Service, InMemoryLoop]:
-        folder = LoopFolder(self.root / name)
-        if folder.find_request() is None:
-            folder.write_request(request)
-        service = service or Service()
-        for dies_at in (*kills, float("inf")):
-            loop = InMemoryLoop(service, dies_at)
-            change(loop)
-            resume = folder.last_attempt() > 0
-            with StatusWriter(folder) as journal:
-                trainer = LoopTrainer(folder, request, journal, stop, loop)
-                try:
-                    return trainer.run(resume=resume), folder, service, loop
-                except Killed:
-                    continue
-        raise AssertionError("it was not trained to its end")
-
-
-@pytest.fixture
-def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
-    monkeypatch.setenv("LLMTUNE_HOME", str(tmp_path / "home"))
-    return Runs(tmp_path)
-
-
-def curves(folder: LoopFolder) -> dict[tuple[str, int], float]:
-    points = folder.read_metrics()[0]
-    values = {(point.series, point.step): point.value for point in points if "tokens_per_second" not in point.series}
-    assert len(values) == len([point for point in points if "tokens_per_second" not in point.series]), "no point twice"
-    return values
+from llmtune_tinker.loop import LoopLimits
+from llmtune_tinker.run_folder import LoopFolder
+from llmtune_tinker.trainer import count_training_tokens, load_run_tokenizer, make_loop_row, read_run_rows
+from tests.providers.llmtune_tinker.in_memory import InMemoryLoop, Runs, Service, curves
 
 
 def test_the_steps_are_those_of_the_request(runs: Runs) -> None:
@@ -327,6 +135,14 @@ def test_a_service_without_files_still_gives_a_model(runs: Runs) -> None:
 def test_early_stopping_without_validation_rows_is_refused_before_the_service_is_asked(runs: Runs) -> None:
     with pytest.raises(InvalidJob, match="early stopping needs validation rows"):
         runs.train("run", runs.request(validation=False, early_stopping_patience=1))
+
+
+def test_a_row_that_is_longer_than_the_service_takes_is_refused_before_it_is_asked(runs: Runs) -> None:
+    def change(loop: InMemoryLoop) -> None:
+        loop.limits = LoopLimits(losses=frozenset({"cross_entropy"}), max_row_tokens=8)
+
+    with pytest.raises(InvalidData, match="limit is 8"):
+        runs.train("run", runs.request(), change=change)
 
 
 def test_a_tokenizer_that_is_not_there_names_the_option(runs: Runs) -> None:

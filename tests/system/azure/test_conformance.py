@@ -35,6 +35,17 @@ class TestAzure(ConformanceSuite):
         return AzureProvider("azure", settings_for(vendor))
 
 
+@pytest.mark.slow
+class TestAzureReinforcement(TestAzure):
+    """Reinforcement jobs, whose training hours nobody knows before they end."""
+
+    model = "o4-mini-2025-04-16"
+    method = "reinforcement"
+    test_the_whole_way_past_a_fault = None  # the same code as for the other methods
+    hyperparameters: ClassVar[dict[str, Any]] = {"epochs": 2, "eval_every": 2}
+    provider_options: ClassVar[dict[str, Any]] = {"reasoning_effort": "low"}
+
+
 def settings_for(vendor: FakeAzure, **more: Any) -> AzureSettings:
     """The settings of a resource that the fake plays."""
     values: dict[str, Any] = {

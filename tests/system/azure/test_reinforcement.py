@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 
 from llmtune.errors import InvalidData, InvalidJob, LlmtuneWarning, NotTranslatable, RunFailed
+from llmtune.evaluation.judge.measure import JudgeSource
 from llmtune.job.spec import TuningJob
 from llmtune.provider.types import RunState
 from llmtune.runs.api import start
 from llmtune.runs.plans import plan
 from llmtune_azure import AzureProvider
 from llmtune_azure.fake.service import FakeAzure
+from tests.judge_server import Judge, give, read_prompt
+from tests.llmtune.evaluation.conftest import Scripted
 from tests.system.azure.test_conformance import settings_for
 
 MODEL = "o4-mini-2025-04-16"
@@ -165,3 +168,77 @@ def test_warnings_of_the_trial_are_passed_on(azure: AzureProvider, tmp_path: Pat
     grader = {"kind": "python", "reference": "answer", "source": source}
     with pytest.warns(LlmtuneWarning, match="grader: "):
         start(make_job(tmp_path, grader), azure, yes=True, allow_unknown_cost=True).cancel()
+
+
+# --- a judge ---------------------------------------------------------------------------------------------------------
+JUDGE = {"kind": "judge", "model": "azure:grader-1", "rubric": "The sum is right.", "reference": "answer"}
+
+
+def ask_here(monkeypatch: pytest.MonkeyPatch, judge: Judge) -> Scripted:
+    """Let a scripted model stand for every judge of a trial."""
+    scripted = Scripted(lambda user: judge(*read_prompt(user)))
+    source = JudgeSource(scripted, "azure:grader-1", "azure", "judge azure", True, None)
+    monkeypatch.setattr("llmtune.runs.judge.open_source", lambda judge: source)
+    return scripted
+
+
+def compare(material: dict[str, Any], id: str) -> str:
+    """Judge as the rubric says."""
+    points = 5 if material["answer"].split() == [material["right_answer"]] else 1
+    return json.dumps({"id": id, "score": points})
+
+
+def test_a_judge_is_tried_here_and_sent_as_a_model_of_the_service(
+    azure: AzureProvider, vendor: FakeAzure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ask_here(monkeypatch, compare)
+    run = start(make_job(tmp_path, JUDGE), azure, yes=True, allow_unknown_cost=True)
+    (sent,) = [call.data for call in vendor.requests if call.route == "create_job"]
+    run.cancel()
+    assert 50 < len(asked.requests) <= 70  # ten rows in seven ways
+    grader = sent["method"]["reinforcement"]["grader"]
+    assert (grader["type"], grader["model"], grader["range"]) == ("score_model", "grader-1", [1.0, 5.0])
+    system, user = (message["content"] for message in grader["input"])
+    assert "The sum is right." in system
+    assert re.findall(r"{{.*?}}", user) == ["{{item.messages}}", "{{item.answer}}", "{{sample.output_text}}"]
+
+
+def test_a_judge_that_pays_any_number_is_refused_before_anything_is_sent(
+    azure: AzureProvider, vendor: FakeAzure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask_here(monkeypatch, give(lambda answer: 5 if re.fullmatch(r"\s*\d+\s*", answer) else 1))
+    with pytest.raises(InvalidJob, match="the right answer of another row earns 5: as much as the right answer"):
+        start(make_job(tmp_path, JUDGE), azure, yes=True, allow_unknown_cost=True)
+    assert not vendor.requests
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"model": "openai:gpt-4.1"}, "openai:gpt-4.1 is none: name one as azure:MODEL"),
+        ({"model": "https://judge.example/v1"}, "name one as azure:MODEL"),
+        ({"answer_from": {"regex": "x"}}, "leave out answer_from"),
+        ({"rubric": "Pays {{item.answer}}."}, "{{ begins a variable there"),
+    ],
+)
+def test_a_judge_that_azure_cannot_ask_is_refused(
+    azure: AzureProvider, tmp_path: Path, changed: dict[str, Any], reason: str
+) -> None:
+    receipt = plan(make_job(tmp_path, JUDGE | changed), azure)
+    assert receipt["grader"].support == "invalid"
+    assert reason in receipt.refusals[0]
+
+
+def test_the_plan_says_where_the_rows_of_a_trial_go(azure: AzureProvider, tmp_path: Path) -> None:
+    weighted = {"kind": "weighted", "parts": [{"weight": 1.0, "grader": JUDGE}]}
+    assert "a judge inside a weighted grader is not translated" in plan(make_job(tmp_path, weighted), azure).refusals[0]
+    receipt = plan(make_job(tmp_path, JUDGE | {"price": {"input": 1.0, "output": 2.0}}), azure)
+    assert any(
+        warning.startswith("grader: 10 training rows with answers to them are sent to azure:grader-1 at azure")
+        for warning in receipt.warnings
+    )
+    line = next(line for line in receipt.cost.lines if line.name == "trial of the grader")
+    assert line.high is not None
+    assert line.high > 70 * 300 * 2.0 / 1e6
+    here = plan(make_job(tmp_path, JUDGE | {"model": "local:tiny"}), azure)
+    assert not any("are sent to" in warning for warning in here.warnings)

@@ -13,6 +13,11 @@ from llmtune.provider.types import Target, UploadRef
 from llmtune.testing.wire_check import CANDIDATES, COMPANIONS, job_with
 from tests.system.test_wire_truth import one_model_a_family
 
+#: Options without which a reinforcement job is none.
+GRADED: dict[str, dict[str, Any]] = {
+    "bedrock": {"grader_function": "arn:aws:lambda:us-east-1:123456789012:function:grade"},
+}
+
 Labelled = tuple[str, dict[str, Any]]
 
 #: Rows of the assumed dataset, for conversions between epochs and steps.
@@ -43,8 +48,14 @@ def _of_target(
 ) -> Iterator[Labelled]:
     model, method, adapter = words
     # What no catalogue lists is any model of the service; an empty name is none.
+    needed = GRADED.get(provider.kind, {}) if method == "reinforcement" else {}
     target = Target(
-        provider=provider.name, kind=provider.kind, model=model or "a-model", method=method, adapter=adapter
+        provider=provider.name,
+        kind=provider.kind,
+        model=model or "a-model",
+        method=method,
+        adapter=adapter,
+        options=needed,
     )
     label = f"{provider.kind} {target.model} {method} {adapter}"
     for role_set in ({"train"}, {"train", "validation"}):
@@ -56,7 +67,7 @@ def _of_target(
             if receipt[name].support != "invalid":
                 yield f"{label} {name}={value!r}", provider.build(receipt, files).body
     for name, value in options.items():
-        optional = target.model_copy(update={"options": {name: value}})
+        optional = target.model_copy(update={"options": {**needed, name: value}})
         yield f"{label} option {name}={value!r}", _build(provider, files, optional, {}, {"train", "validation"})
 
 

@@ -32,12 +32,20 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "pre_tuned_model_checkpoint_id": "2",
         "custom_base_model": "gs://bucket/weights",
         "description": "a run",
+        "samples_per_prompt": 4,
+        "max_output_tokens": 1024,
+        "thinking_level": "HIGH",
     },
     "bedrock": {
         "base_inference_id": "us.amazon.nova-micro-v1:0",
         "eval_percentage": 20,
         "extra_hyperparameters": {"someParameter": "1"},
         "continued_pretraining": True,
+        "grader_function": "arn:aws:lambda:us-east-1:123456789012:function:grade",
+        "samples_per_prompt": 4,
+        "max_prompt_length": 512,
+        "max_output_tokens": 1024,
+        "reasoning_effort": "high",
     },
     "together": {
         "from_checkpoint": "ft-1:10",
@@ -167,7 +175,7 @@ def test_vertex_as_the_types_of_google_genai() -> None:
         faults = []
         try:
             job = types.TuningJob.model_validate({key: value for key, value in keyed.items() if key != "outputUri"})
-            spec = job.supervised_tuning_spec or job.preference_optimization_spec
+            spec = job.supervised_tuning_spec or job.preference_optimization_spec or job.reinforcement_tuning_spec
             assert spec is not None
         except ValueError as error:
             faults.append(f"TuningJob: {error}")
@@ -177,7 +185,7 @@ def test_vertex_as_the_types_of_google_genai() -> None:
             types.CreateTuningJobConfig.model_validate(config)
         except ValueError as error:
             faults.append(f"CreateTuningJobConfig: {error}")
-        assert set(extra) <= {"serviceAccount"}
+        assert set(extra) <= {"serviceAccount", "reinforcementTuningSpec"}
         labels = keyed.get("labels", {})
         faults += [f"label {key}" for key in labels if not re.fullmatch(r"[a-z0-9_-]{1,63}", key)]
         return faults

@@ -112,12 +112,21 @@ ROWS: dict[str, dict[str, Any]] = {
             {"score": 0, "completion": {"role": "model", "parts": [{"text": "Who knows."}]}},
         ],
     },
+    "gemini_reinforcement": {
+        "contents": GEMINI["contents"][:1],  # type: ignore[index]
+        "references": {"right_answer": '{"role": "assistant", "content": "At eight."}'},
+    },
     "bedrock_converse": CONVERSE,
     "bedrock_nova_2": CONVERSE,
+    "bedrock_reinforcement": {"messages": [ASK], "right_answer": SAY, "reference_answer": "At eight."},
     "bedrock_text": {"input": "The ferry leaves at eight."},
     "nebius": CHAT,
     "nebius_prompt_completion": {"prompt": "When?", "completion": "At eight."},
     "sagemaker_chat": {"messages": [ASK, SAY]},
+    "sagemaker_reinforcement": {
+        "prompt": [ASK],
+        "reward_model": {"ground_truth": '{"right_answer": {"role": "assistant", "content": "At eight."}}'},
+    },
     "sagemaker_preference": {"prompt": [ASK], "chosen": [SAY], "rejected": [NOT_SO]},
 }
 #: What is kept as it stands, whatever is in it: definitions of tools, and what a source of an image is.

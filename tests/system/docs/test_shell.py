@@ -78,7 +78,7 @@ def test_the_commands_of_the_readme_are_typed(tmp_path: Path) -> None:
     # There is no account here: a fake service answers to the vendor's name.
     (folder / "llmtune.toml").write_text('[providers.bedrock]\nkind = "fake"\n', encoding="utf-8")
     rows = (ROOT / "examples/tickets/tickets.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    (folder / "tickets.jsonl").write_text("".join(rows[:120]), encoding="utf-8")
+    (folder / "tickets.jsonl").write_text("".join(rows[:60]), encoding="utf-8")
     assert shell.type_page(ROOT / "README.md", folder) == []
     assert (folder / "run.html").stat().st_size > 10_000
 

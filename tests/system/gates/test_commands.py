@@ -127,6 +127,10 @@ COMMANDS: dict[str, list[str]] = {
         "{hostile} {rows}",
         "grader.json {hostile}",
         "grader.json {rows} --answers {hostile}",
+        "grader.json {rows} --source-for azure --output source.py",
+        "grader.json {rows} --source-for {hostile} --output source.py",
+        "judge.json {rows} --budget 1",
+        "judge.json {rows} --yes --json",
     ],
     "chat": ["{run} {hostile} --system {hostile}", "{run} hello --checkpoint {hostile}"],
     "ui": [],
@@ -346,6 +350,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         bad.write_text(
             json.dumps({"messages": [{"role": HOSTILE, "content": HOSTILE}], HOSTILE: 1}) + "\n" + HOSTILE + "\n"
         )
+        judge = {"kind": "judge", "model": "local:nowhere", "rubric": f"a {ESCAPES}"}
+        (folder / "judge.json").write_text(json.dumps(judge))
         (folder / "grader.json").write_text(json.dumps({"kind": "regex", "pattern": f"a {ESCAPES}"}))
         answers = [{"answers": [HOSTILE, f"a {HOSTILE}"]} for _ in range(60)]
         (folder / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in answers))

@@ -175,8 +175,8 @@ def test_a_list_has_only_what_lies_in_the_folder() -> None:
     entries: list[Any] = [{"type": "file", "path": path, "size": 1, "xetHash": "h"} for path in paths]
 
     class Client:
-        def get(self, path: str, **query: str) -> Any:
-            return [*entries, {"type": "file", "path": "runs/a/y", "size": None, "xetHash": "h"}, 3]
+        def get_pages(self, path: str, **query: str) -> Any:
+            yield [*entries, {"type": "file", "path": "runs/a/y", "size": None, "xetHash": "h"}, 3]
 
     bucket = Bucket(Client(), "acme/llmtune", key_env="HF_TOKEN")  # type: ignore[arg-type]
     assert [file.path for file in bucket.list("runs/a")] == ["runs/a/x"]

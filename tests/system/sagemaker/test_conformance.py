@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 import llmtune.provider as core
+from llmtune.graders import make_grader
 from llmtune.testing.conformance import ConformanceSuite, never
+from llmtune_bedrock.graders import write_grader_source
 from llmtune_sagemaker import SageMakerProvider, inference
 from llmtune_sagemaker.fake.service import FakeSageMaker
 from tests.providers.llmtune_sagemaker.conftest import LLAMA, MLFLOW, NOVA, QWEN, provider_at
+from tests.system.sagemaker.test_reinforcement import EVALUATOR, FUNCTION
 
 
 class OnThisMachine(core.BaseGenerator):
@@ -42,6 +45,23 @@ class TestQwen(ConformanceSuite):
     def provider(self, vendor: FakeSageMaker, monkeypatch: pytest.MonkeyPatch) -> SageMakerProvider:
         monkeypatch.setattr(inference, "_open", lambda ref: OnThisMachine(ref, vendor))
         return provider_at(vendor, evaluate_locally=True, mlflow_arn=MLFLOW)
+
+
+@pytest.mark.slow
+class TestReinforcement(TestQwen):
+    """Reinforcement jobs, whose answers a Lambda function of the user's scores."""
+
+    method = "reinforcement"
+    test_the_whole_way_past_a_fault = None  # the same code as for the other methods
+    provider_options = {"evaluator_arn": EVALUATOR}
+    rows = 200
+
+    @pytest.fixture
+    def vendor(self) -> Iterator[FakeSageMaker]:
+        with FakeSageMaker() as fake:
+            fake.functions[FUNCTION] = write_grader_source(make_grader(self.grader), wrapped=True)
+            fake.evaluators[EVALUATOR] = FUNCTION
+            yield fake
 
 
 class TestQwenInFull(TestQwen):

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -29,16 +29,20 @@ __all__ = ["tinker_vendor"]
 pytestmark = pytest.mark.slow
 
 
-def prepare(provider: TinkerProvider, folder: Path) -> core.Request:
-    rows = [
+def prepare(provider: TinkerProvider, folder: Path, method: Literal["sft", "dpo"]) -> core.Request:
+    rows: list[Any] = [
         {"messages": [{"role": "user", "content": f"ticket {n}"}, {"role": "assistant", "content": "ab"[n % 2] * 3}]}
         for n in range(24)
     ]
+    if method == "dpo":
+        rejected = [{"role": "assistant", "content": "c"}]
+        rows = [{"prompt": row["messages"][:1], "chosen": row["messages"][1:], "rejected": rejected} for row in rows]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     job = TuningJob(
         name="killed",
         dataset=str(folder / "rows.jsonl"),
         model={"tinker": QWEN},
+        method=method,
         hyperparameters=Hyperparameters(epochs=1, batch_size=4, learning_rate=0.1, checkpoint_every=1),
         provider_options={"tinker": {"tokenizer": "tiny"}},
     )
@@ -64,12 +68,22 @@ def losses(snapshot: core.Snapshot) -> dict[int, float]:
     return {point.step: point.value for point in snapshot.points if point.series == "train/loss"}
 
 
-def test_killed_between_gradient_and_update_and_while_a_state_is_saved(
-    tinker_vendor: FakeTinker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+#: Where the process is killed, by method: the route, whether the call is still taken, and how many are before it.
+KILLS: dict[str, list[tuple[str, bool, int]]] = {
+    # the gradient of step 3 is taken, its update never arrives; the state of a later step is saved, and nobody hears
+    "sft": [("optim_step", False, 2), ("save", True, 4)],
+    # after the pass for the reference and two steps of two: between the likelihoods of step 3 and their gradient
+    "dpo": [("forward_backward", True, 5)],
+}
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+def test_killed_in_the_middle_of_a_step_and_while_a_state_is_saved(
+    tinker_vendor: FakeTinker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Literal["sft", "dpo"]
 ) -> None:
     monkeypatch.setenv("LLMTUNE_HOME", str(tmp_path / "home"))
     provider = TinkerProvider("tinker", TinkerSettings(base_url=tinker_vendor.url, timeout=5))
-    request = prepare(provider, tmp_path)
+    request = prepare(provider, tmp_path, method)
     threads = Threads()  # the undisturbed run needs no process of its own
     with monkeypatch.context() as patch:
         patch.setattr(supervisor, "launch", threads.launch)
@@ -88,19 +102,16 @@ def test_killed_between_gradient_and_update_and_while_a_state_is_saved(
         assert status.pid is not None
         os.kill(status.pid, signal.SIGKILL)
 
-    # the gradient of step 3 is taken, its update never arrives
-    between = faults.Fault(kind="call", handled=False, action=kill)
-    tinker_vendor.faults.add(between, route="optim_step", after=2)
-    # the state of a later step is saved, and nobody hears of it
-    unheard = faults.Fault(kind="call", handled=True, action=kill)
-    tinker_vendor.faults.add(unheard, route="save", after=4)
+    for route, handled, before in KILLS[method]:
+        fault = faults.Fault(kind="call", handled=handled, action=kill)
+        tinker_vendor.faults.add(fault, route=route, after=before)
     ref = provider.submit(request, key)
     killed = run_to_its_end(provider, ref)
     assert killed.state is core.RunState.SUCCEEDED, killed.error
     assert killed.model is not None
     status = folder.read_status()
     assert status is not None
-    assert status.attempt == 3
+    assert status.attempt == 1 + len(KILLS[method])
     assert tinker_vendor.updates_of(killed.model.id) == tinker_vendor.updates_of(undisturbed.model.id)
     assert len(tinker_vendor.updates_of(killed.model.id)) == len(losses(undisturbed))
     assert losses(killed) == losses(undisturbed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import pytest
 
@@ -23,6 +24,17 @@ class TestGemini(ConformanceSuite):
     @pytest.fixture
     def provider(self, vendor: FakeVertex) -> VertexProvider:
         return provider_at(vendor)
+
+
+@pytest.mark.slow
+class TestReinforcement(TestGemini):
+    """Reinforcement jobs of Gemini, whose grader Google runs."""
+
+    model = "gemini-3.5-flash"
+    method = "reinforcement"
+    test_the_whole_way_past_a_fault = None  # the same code as for the other methods
+    hyperparameters: ClassVar[dict[str, Any]] = {"epochs": 2, "eval_every": 2}
+    provider_options: ClassVar[dict[str, Any]] = {"thinking_level": "MINIMAL", "samples_per_prompt": 4}
 
 
 class TestOpenModels(TestGemini):

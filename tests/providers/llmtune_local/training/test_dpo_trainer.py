@@ -17,7 +17,8 @@ from llmtune_local.batching import step_order
 from llmtune_local.run_state.run_dir import RunDir
 from llmtune_local.run_state.status_writer import StatusWriter
 from llmtune_local.training import lr_schedule
-from llmtune_local.training.dpo_trainer import PreferenceTrainer, make_pair_step, pair_log_likelihoods, pair_losses
+from llmtune_local.training.dpo_trainer import PreferenceTrainer, make_pair_step, pair_log_likelihoods
+from llmtune_local.training.pair_loss import pair_losses
 from llmtune_local.training.progress import Stopped
 
 

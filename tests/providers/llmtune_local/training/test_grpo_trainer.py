@@ -239,8 +239,9 @@ def test_a_killed_worker_ends_as_an_undisturbed_one(
             )
         try:
             wait_for(
-                lambda steps=steps: any(line.step >= steps for line in folder.read_metrics()[0])
-                or child.poll() is not None
+                lambda steps=steps: (
+                    any(line.step >= steps for line in folder.read_metrics()[0]) or child.poll() is not None
+                )
             )
         finally:
             child.kill()
@@ -309,7 +310,9 @@ def test_a_grader_that_scores_nothing_ends_the_run(train: Callable[..., Any], as
 
 
 def test_an_answer_without_a_score_counts_as_the_lowest(train: Callable[..., Any], ask: Callable[..., Any]) -> None:
-    source = "def grade(row, answer):\n    if row['messages'][0]['content'].startswith('3'):\n        raise ValueError\n"
+    source = (
+        "def grade(row, answer):\n    if row['messages'][0]['content'].startswith('3'):\n        raise ValueError\n"
+    )
     source += "    return 1.0\n"
     grader = {"kind": "python", "source": source, "lowest": -1.0, "highest": 1.0}
     trainer = train(ask(validation=False) | {"grader": grader}, max_steps=3, batch_size=4, learning_rate=1e-9)
