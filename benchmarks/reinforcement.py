@@ -32,6 +32,7 @@ GRADER = {
 import re
 
 def grade(row, answer):
+    answer = answer.strip()
     if re.fullmatch(r"\\d( \\d)*", answer) is None:
         return 0.0
     right, given = row["sorted"].split(), answer.split()

@@ -47,10 +47,10 @@ def snapshot(
     noticed = [*events, *([verdict.notice] if verdict.notice else [])]
     request = folder.find_request()
     not_reported = {}
-    if request is not None and request.files.validation is None:
+    if request is not None and request.method == "reinforcement":
+        not_reported = dict.fromkeys(("train/loss", "validation/loss"), "method reinforcement is measured by rewards")
+    elif request is not None and request.files.validation is None:
         not_reported["validation/loss"] = "the dataset has no validation rows"
-    elif request is not None and request.method == "reinforcement":
-        not_reported["validation/loss"] = "method reinforcement validates by the mean reward"
     state = STATES[verdict.state]
     return core.Snapshot(
         state=state,

@@ -322,8 +322,11 @@ class EarlyStopping(_Record):
 class Result(_Record):
     """Final figures of a run. Losses are in nats per token."""
 
-    train_loss: float
-    """Mean over the last epoch's steps (or all, in a run shorter than one epoch)."""
+    train_loss: float | None = None
+    """Mean over the last epoch's steps (or all, in a run shorter than one epoch); None in method reinforcement."""
+
+    train_reward: float | None = None
+    """Method reinforcement: mean reward of the answers of the last epoch's steps."""
 
     validation_loss: float | None = None
     validation_token_accuracy: float | None = None

@@ -206,7 +206,7 @@ class ReinforcementTrainer(Trainer):
     def _backward(self, step: AnswerStep, batches: Sequence[AnswerBatch]) -> dict[str, float]:
         options, rollout = self.request.options, self._rollout
         assert rollout is not None
-        sums = dict.fromkeys(("train/loss", "train/kl", "train/entropy", "train/clipped_tokens"), 0.0)
+        sums = dict.fromkeys(("train/policy_loss", "train/kl", "train/entropy", "train/clipped_tokens"), 0.0)
         for answers in batches:
             self.status_writer.update()
             token = answers.token.to(self.device)
@@ -225,7 +225,7 @@ class ReinforcementTrainer(Trainer):
             )
             loss: Any = (losses.loss * rollout.weights[token]).sum()
             loss.backward()
-            sums["train/loss"] += float(loss.detach())
+            sums["train/policy_loss"] += float(loss.detach())
             sums["train/kl"] += float(losses.kl.sum()) / step.completion_tokens
             sums["train/entropy"] += float(entropy.sum()) / step.completion_tokens
             sums["train/clipped_tokens"] += float(losses.clipped.sum()) / step.completion_tokens
@@ -300,7 +300,7 @@ class ReinforcementTrainer(Trainer):
             "validation/answer_tokens": sum(len(answer.tokens.answer) for answer in answers) / len(answers),
         }
 
-    def _loss(self, values: dict[str, float]) -> float:
+    def _falling_figure(self, values: dict[str, float]) -> float:
         return -values["validation/reward"]
 
     def _log_step(self, values: dict[str, float]) -> None:
@@ -331,5 +331,7 @@ class ReinforcementTrainer(Trainer):
     # --- finish
 
     def _make_result(self) -> Result:
-        """Return the final figures; validation measures rewards, which stand among the metrics, and no loss."""
-        return super()._make_result().model_copy(update={"validation_loss": None, "base_validation_loss": None})
+        """Return the final figures of the run: rewards, and no losses, which do not say how far it came."""
+        reward = self._mean_of_last_epoch("train/reward")
+        update = {"train_reward": reward, "validation_loss": None, "base_validation_loss": None}
+        return super()._make_result().model_copy(update=update)

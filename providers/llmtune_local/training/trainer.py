@@ -563,7 +563,7 @@ class Trainer:
             if self.panel_batches:
                 values[panel_check.SERIES] = -self._sum_losses(self.panel_batches)[0]
         self.time_left.validation = clock() - began
-        loss = self._loss(values)
+        loss = self._falling_figure(values)
         if not math.isfinite(loss):
             raise Diverged(f"the validation loss is no longer a number at step {progress.step}: lower learning_rate")
         progress.validation_loss, progress.validation_accuracy = loss, values.get("validation/token_accuracy")
@@ -621,7 +621,7 @@ class Trainer:
             tokens += int(sums.tokens)
         return nll / tokens, correct / tokens
 
-    def _loss(self, values: dict[str, float]) -> float:
+    def _falling_figure(self, values: dict[str, float]) -> float:
         """Return the validation figure that is to fall."""
         return values["validation/loss"]
 
@@ -757,10 +757,8 @@ class Trainer:
     def _make_result(self) -> Result:
         """Return the final figures of the run."""
         progress, patience = self.progress, self.recipe.early_stopping_patience
-        losses = [line.value for line in self.folder.read_metrics()[0] if line.series == "train/loss"]
-        last = losses[-min(self.per_epoch, len(losses)) :]
         return Result(
-            train_loss=sum(last) / len(last),
+            train_loss=self._mean_of_last_epoch("train/loss"),
             validation_loss=progress.best_loss if patience is not None else progress.validation_loss,
             validation_token_accuracy=progress.best_accuracy if patience is not None else progress.validation_accuracy,
             base_validation_loss=progress.base_loss,
@@ -789,6 +787,11 @@ class Trainer:
             resolved=self.resolved,
             versions=versions(),
         )
+
+    def _mean_of_last_epoch(self, series: str) -> float | None:
+        """Return the mean of a series over the last epoch's steps, or over all of a shorter run; None without points."""
+        values = [line.value for line in self.folder.read_metrics()[0] if line.series == series][-self.per_epoch :]
+        return sum(values) / len(values) if values else None
 
     def _write_when_room(self, write: Callable[[], object]) -> None:
         """Write a part of the result; on a full disk wait for room, since what was learned is nowhere else.

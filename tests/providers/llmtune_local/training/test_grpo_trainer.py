@@ -152,7 +152,7 @@ def test_loss_and_gradient_are_those_of_a_plain_implementation(
     with trainer.network.unpacked():
         loss = plain_loss(trainer, rollout, drift)
         loss.backward()
-    assert values["train/loss"] == pytest.approx(float(loss.detach()), rel=1e-5, abs=1e-6)
+    assert values["train/policy_loss"] == pytest.approx(float(loss.detach()), rel=1e-5, abs=1e-6)
     assert values["train/kl"] > 0
     largest = max(float(parameter.grad.abs().max()) for parameter in trainer.trained)
     for gradient, parameter in zip(gradients, trainer.trained, strict=True):
