@@ -4,10 +4,13 @@
     python benchmarks/reinforcement_gradients.py
 
 The embedded model with a LoRA adapter that is no longer zero samples a batch of answers, and a grader scores them. TRL
-is handed the tokens and the rewards by its `rollout_func`, and computes everything else itself: advantages, the KL to the
-model without its adapter, likelihoods, loss. Two updates are made on the same answers, by plain gradient descent, so
-that the second one has ratios that are not 1, and some that are clipped. What must hold: no element of a gradient is further
-than 1e-4 from TRL's, as a share of that gradient's largest element.
+is handed the tokens and the rewards by its `rollout_func`, and computes everything else itself: advantages, the KL to
+the model without its adapter, likelihoods, loss. Two updates are made on the same answers, by plain gradient descent,
+so that the second one has ratios that are not 1, and some that are clipped. What must hold: no element of a gradient is
+further than 1e-4 from TRL's, as a share of that gradient's largest element.
+
+TRL's `use_bias_correction_kl` is off: it weighs the KL by the ratio (arXiv:2512.02556), which is another estimate than
+that of arXiv:2402.03300.
 """
 
 from __future__ import annotations
@@ -31,13 +34,13 @@ LOSS_TYPES = {"grpo": "grpo", "dapo": "dapo", "dr_grpo": "dr_grpo"}
 #: Pays the share of vowels, so that no two answers are paid alike.
 GRADER = {
     "kind": "python",
-    "source": "def grade(row, answer):\n    return sum(answer.count(letter) for letter in 'aeiou') / (len(answer) + 1)\n",
+    "source": "def grade(row, answer):\n    return sum(map(answer.count, 'aeiou')) / (len(answer) + 1)\n",
 }
 
 
 @dataclass(frozen=True)
 class Updates:
-    """Two updates on the same answers: the gradients of each by parameter, and the share of clipped tokens in the second."""
+    """Two updates on the same answers: gradients by parameter, and the share of clipped tokens in the second."""
 
     gradients: list[dict[str, torch.Tensor]]
     clipped: float

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llmtune.job.graders import Grader, list_parts
 from llmtune.provider import (
     GENERATION_FIELDS,
     NOT_YET_METHODS,
@@ -20,6 +21,7 @@ from llmtune.provider import (
     Bool,
     Capabilities,
     Choice,
+    ConversionContext,
     Converted,
     ConvertedValue,
     Declarations,
@@ -28,6 +30,7 @@ from llmtune.provider import (
     Limits,
     MappingValue,
     NotApplicable,
+    NotConvertible,
     NotOffered,
     Sent,
     Target,
@@ -172,12 +175,28 @@ def _declare_parameters(method: str, settings: DefaultSettings, *, stops_early: 
     return declared
 
 
+#: Kinds of graders that the worker does not ask: it runs for days without whoever has their keys, and an answer that
+#: nobody scored must not count as a wrong one.
+_ELSEWHERE = ("http", "lambda", "judge")
+
+
+def _convert_grader(grader: Grader, _: ConversionContext) -> ConvertedValue | NotConvertible:
+    for part in list_parts(grader):
+        if part.kind in _ELSEWHERE:
+            return NotConvertible(
+                f"a grader of kind {part.kind} runs elsewhere, and the local trainer takes those that run on this"
+                " machine: match, regex, similarity, tool_call, schema, python, and weighted of these",
+                invalid=True,
+            )
+    return ConvertedValue(grader.model_dump(mode="json", exclude_none=True), "", exact=True)
+
+
 #: The grader goes to the worker as it is.
 GRADER = Converted(
     "grader",
     MappingValue(),
-    lambda grader, _: ConvertedValue(grader.model_dump(mode="json", exclude_none=True), "", exact=True),
-    description="as it is",
+    _convert_grader,
+    description="as it is, where it runs on this machine",
     default=None,
     source=_OURS,
 )

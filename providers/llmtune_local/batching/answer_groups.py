@@ -164,7 +164,7 @@ def _pad(answers: Sequence[SampledTokens], pad: int) -> MicroBatch:
     for answer in answers:
         ids = np.array(answer.prompt + answer.answer, dtype=np.int32)
         rows.append(TokenRow(ids, np.arange(len(ids)) >= len(answer.prompt)))
-    fields = pad_rows(rows, pad)
+    fields: dict[str, Any] = pad_rows(rows, pad)
     longest = fields["ids"].shape[1]
     select = [
         index * longest + len(answer.prompt) - 1 + number
@@ -175,6 +175,7 @@ def _pad(answers: Sequence[SampledTokens], pad: int) -> MicroBatch:
 
 
 def _trained(answers: Sequence[SampledTokens], select: list[int]) -> dict[str, Any]:
+    """Return the fields of a micro-batch that say what is trained in it."""
     return {
         "select": torch.tensor(select),
         "targets": torch.tensor([token for answer in answers for token in answer.answer]),

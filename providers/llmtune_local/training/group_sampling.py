@@ -62,7 +62,9 @@ def read_prompts(renderer: Renderer, path: str, grader: Grader, *, limit: int | 
             continue
         tokens = np.array(ids, dtype=np.int32)
         graded = make_row(grader, example)
-        rows.append((PromptRow(tokens, np.zeros(len(ids), dtype=np.bool_), 1.0, graded, tuple(example.tools)),))
+        rows.append(
+            (PromptRow(tokens, np.zeros(len(ids), dtype=np.bool_), 1.0, graded, tuple(map(dict, example.tools))),)
+        )
     return prompts
 
 

@@ -789,7 +789,7 @@ class Trainer:
         )
 
     def _mean_of_last_epoch(self, series: str) -> float | None:
-        """Return the mean of a series over the last epoch's steps, or over all of a shorter run; None without points."""
+        """Return the mean of a series over the last epoch's steps, or all of a shorter run; None without points."""
         values = [line.value for line in self.folder.read_metrics()[0] if line.series == series][-self.per_epoch :]
         return sum(values) / len(values) if values else None
 
