@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
     from llmtune.provider import Receipt
 
+_ONE_PROCESS = "method reinforcement trains in one process"
+
 
 def adapter_notes(receipt: Receipt) -> Sequence[str]:
     """Return what an adapter will cover and leave out, where that is not obvious from the model's shape.
@@ -44,10 +46,12 @@ def adapter_notes(receipt: Receipt) -> Sequence[str]:
 
 
 def sampling_notes(receipt: Receipt) -> Sequence[str]:
-    """Return how much a reinforcement job samples, which no other count of the plan tells."""
+    """Return how much a reinforcement job samples, which no other count tells, or why it will be refused."""
     if receipt.target.method != "reinforcement":
         return ()
     options = LocalOptions.model_validate(receipt.target.options)
+    if options.processes > 1:
+        return (f"the run will be refused: {_ONE_PROCESS} (leave provider_options.local.processes out)",)
     rows, prompts = receipt.data.rows.get("train", 0), int(receipt.effective("batch_size") or 1)
     steps = int(receipt.effective("epochs") or 1) * -(-rows // prompts)
     if limit := receipt.effective("max_steps"):
@@ -125,9 +129,7 @@ def check_request(body: dict[str, Any]) -> None:
     check_optimizer(run.hyperparameters, run.options.optimizer_arguments)
     check_worker_group(run.options, device)
     if run.method == "reinforcement" and run.options.processes > 1:
-        raise InvalidJob(
-            "method reinforcement trains in one process", where="provider_options.local.processes", hint="leave it out"
-        )
+        raise InvalidJob(_ONE_PROCESS, where="provider_options.local.processes", hint="leave it out")
     panel_check.check_request(run)
     if run.method != "classification":
         recipe = run.hyperparameters
