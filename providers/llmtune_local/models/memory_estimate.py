@@ -30,8 +30,8 @@ PROCESS = 420 << 20
 #: micro-batches or of dropout's masks differ in size, and freed ones fit the next badly. With gradient checkpointing
 #: the worker has them returned at once (`hardware.free_memory`).
 _HELD, _HELD_MASKS, _HELD_SEVERAL, _HELD_BACK = 1.25, 1.7, 1.9, 1.0
-#: Answers that are generated side by side at most.
-SIDE_BY_SIDE = 64
+#: Answers that are generated side by side at most, or as many as one prompt has.
+_SIDE_BY_SIDE = 64
 #: On a GPU the allocator counts tensors alone; the context beside them.
 CUDA_CONTEXT = 600 << 20
 #: Optimizer state in floats a trained parameter; adafactor keeps two vectors a matrix.
@@ -66,8 +66,8 @@ class Plan:
     processes: int = 1
     """Processes that share this device's memory: on CPU all processes of the run."""
 
-    samples: bool = False
-    """Whether answers are sampled while training, up to 64 side by side."""
+    side_by_side: int = 0
+    """Answers that are sampled side by side while training; 0 in methods that sample none."""
 
 
 def estimate(shape: Shape, plan: Plan) -> Footprint:
@@ -97,8 +97,8 @@ def estimate(shape: Shape, plan: Plan) -> Footprint:
     process = CUDA_CONTEXT if plan.device == "cuda" else PROCESS
     loading = process + weights + (shape.file_bytes if plan.device == "cpu" and weight * shape.parameters else 0)
     sampling: tuple[MemoryPart, ...] = ()
-    if plan.samples:
-        cache = 2 * width * shape.layers * shape.key * plan.longest * SIDE_BY_SIDE
+    if plan.side_by_side:
+        cache = 2 * width * shape.layers * shape.key * plan.longest * plan.side_by_side
         sampling = (MemoryPart(name="answers being sampled", bytes=cache),)
         if full:  # as they were before the first step
             sampling += (MemoryPart(name="reference weights", bytes=4 * trained),)
@@ -236,7 +236,7 @@ def footprint(
         longest=longest,
         quantization=options.get("quantization"),
         processes=count_sharing_processes(options, device),
-        samples=is_sampled,
+        side_by_side=max(_SIDE_BY_SIDE, pieces) if is_sampled else 0,
     )
     peak_estimate = estimate(shape, plan)
     return peak_estimate.model_copy(update={"room": here, "advice": suggest_smaller(shape, plan)})

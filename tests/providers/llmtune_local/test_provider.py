@@ -207,7 +207,9 @@ def test_several_processes_are_refused_before_a_run_starts(tmp_path: Path) -> No
 
     grader = {"kind": "match", "operation": "numeric", "reference": "sum"}
     planned = plan_reinforcement(tmp_path, grader, processes=2)
-    assert any("the run will be refused: method reinforcement trains in one process" in note for note in planned.warnings)
+    assert any(
+        "the run will be refused: method reinforcement trains in one process" in note for note in planned.warnings
+    )
     with pytest.raises(InvalidJob, match="method reinforcement trains in one process"):
         check_request(planned.request.body)
 
