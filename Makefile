@@ -4,7 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # Compiled installs halve every start, so the installer must be allowed to write bytecode.
 INSTALL := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip install -q -c constraints.txt
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
+# Three workers keep two cores busy while some wait for a service; thousands of processes start faster from bytecode.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 3 --dist loadgroup
 FAST_TESTS := $(addprefix tests/llmtune/,_safety data job metrics planning provider redaction report importers)
 
 .PHONY: demo test test-slow test-fast check format docs site bench lock release release-check services clean

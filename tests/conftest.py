@@ -49,6 +49,10 @@ settings.register_profile(
 )
 settings.load_profile("llmtune")
 
+#: Workers side by side share the cores: threads of each that wait for the others' would take twice the time.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 _CREDENTIALS = (
     "OPENAI_API_KEY",
     "OPENAI_BASE_URL",

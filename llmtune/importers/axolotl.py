@@ -252,7 +252,9 @@ def _map_datasets(keys: Keys) -> None:
     )
     _map_row_format(keys, first, where)
     for number, entry in enumerate(unused, start=1):
-        keys.add_line(f"datasets[{number}]", entry, "left out", None, "a job has one dataset: join the files")
+        keys.add_line(
+            f"datasets[{number}]", entry, "left out", None, "a job has one dataset: llmtune data mix joins files"
+        )
 
 
 def _map_validation_file(keys: Keys, train: str) -> None:

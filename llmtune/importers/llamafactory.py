@@ -83,8 +83,8 @@ _REASONS = REASONS | {
     "image_*": "images are not trained on",
     "video_*": "video is not trained on",
     "streaming": "rows are tokenised once and read from disk",
-    "mix_strategy": "a job has one dataset: join the files",
-    "interleave_probs": "a job has one dataset: join the files",
+    "mix_strategy": "a job has one dataset: llmtune data mix joins files",
+    "interleave_probs": "a job has one dataset: llmtune data mix joins files",
     "mask_history": "set weight 0 on the turns that are not to be learned",
     "enable_liger_kernel": "the loss is computed in chunks anyway",
     "ray_*": "the local trainer runs on one device",
@@ -173,7 +173,7 @@ def _map_dataset(keys: Keys) -> None:
     reason = "" if entry else f"{folder}/dataset_info.json does not exist, so the file is not known: put its path here"
     keys.add_line("dataset", names[0], "converted", "dataset.path", reason or str(keys.dataset["path"]))
     for name in names[1:]:
-        keys.add_line("dataset", name, "left out", None, "a job has one dataset: join the files")
+        keys.add_line("dataset", name, "left out", None, "a job has one dataset: llmtune data mix joins files")
     held_out = keys.take("eval_dataset")
     if held_out is not None:
         first, *more_names = [name.strip() for name in str(held_out).split(",")]

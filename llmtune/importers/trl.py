@@ -192,7 +192,9 @@ def _map_dataset(keys: Keys) -> None:
         where, key, config, split = "datasets[0].", "path", "name", "split"
         name = first.get("path")
         for number, entry in enumerate(more_sets, start=1):
-            keys.add_line(f"datasets[{number}]", entry, "left out", None, "a job has one dataset: join the files")
+            keys.add_line(
+                f"datasets[{number}]", entry, "left out", None, "a job has one dataset: llmtune data mix joins files"
+            )
     else:
         where, key, config, split = "", "dataset_name", "dataset_config", "dataset_train_split"
         first = {key: name, config: keys.take(config), split: keys.take(split)}

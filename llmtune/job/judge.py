@@ -13,7 +13,7 @@ from llmtune.job.base import StrictModel
 LONGEST_RUBRIC = 20_000
 
 #: What a judge's model may look like, for errors.
-MODEL_FORMS = "PROVIDER:MODEL, run:ID or the address of an OpenAI-compatible server"
+MODEL_FORMS = "PROVIDER:MODEL, run:ID or the address of a chat completions server"
 
 
 class JudgeAddress(NamedTuple):
@@ -51,7 +51,7 @@ class JudgeModel(StrictModel):
 
     model: str
     """PROVIDER:MODEL (any that llmtune asks for answers, so also local:FOLDER), run:ID (the tuned model of a run), or
-    the address of an OpenAI-compatible server, whose key is read from LLMTUNE_JUDGE_KEY."""
+    the address of a chat completions server, whose key is read from LLMTUNE_JUDGE_KEY."""
 
     served_model: str | None = None
     """For an address: the model's name there; None takes the server's only one."""

@@ -28,6 +28,7 @@ from llmtune.data.formats.chat import (
 from llmtune.data.formats.instruct import PromptCompletion, other_keys, take_text
 from llmtune.data.formats.json_text import check_long_numbers
 from llmtune.data.formats.parts import TurnParts, image_source, read_list, system_message, write_content, write_turns
+from llmtune.data.formats.reinforcement import list_prompt_problems
 from llmtune_bedrock.capabilities import (
     CLAUDE_ROWS,
     CONVERSE_ROWS,
@@ -542,14 +543,7 @@ class BedrockReinforcementRows(RowFormat):
         return row | add_right_answer(row, turns[prompt] if len(turns) > prompt else None)
 
     def problems(self, example: Example) -> list[Finding]:
-        findings = super().problems(example)
-        if RIGHT_ANSWER in (example.extra or ()):
-            what = f"the row has a field {RIGHT_ANSWER!r} of its own, where the turn with the right answer is written"
-            findings.append(error("own-field", what, "give it another name"))
-        if len(example.messages) > len(example.prompt()) + 1:
-            what = "turns follow the answer that is learned from; they are left out"
-            findings.append(error("lost-turns", what, "end the row in the right answer"))
-        return findings
+        return super().problems(example) + list_prompt_problems(example, (RIGHT_ANSWER,))
 
     def without_own_keys(self, example: Example) -> Example:
         return example.replace(extra=None) if example.extra else example

@@ -17,6 +17,7 @@ from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
 from llmtune.data.formats.chat import with_preferred_answer, write_messages
 from llmtune.data.formats.preference import preference_problem
+from llmtune.data.formats.reinforcement import list_prompt_problems
 from llmtune_openai.graders import RIGHT_ANSWER
 from llmtune_openai.row_rules import AZURE, GUIDE, MAX_IMAGE_ROWS, VISION, azure_row_rules, row_rules
 
@@ -227,14 +228,7 @@ class OpenAIReinforcementRows(OpenAIRows):
         return row
 
     def problems(self, example: Example) -> list[Finding]:
-        findings = super().problems(example)
-        if RIGHT_ANSWER in (example.extra or ()):
-            what = f"the row has a field {RIGHT_ANSWER!r} of its own, where the turn with the right answer is written"
-            findings.append(error("own-field", what, "give it another name"))
-        if example.messages and len(example.messages) > len(example.prompt()) + 1:
-            what = "turns follow the answer that is learned from; they are left out"
-            findings.append(error("lost-turns", what, "end the row in the right answer"))
-        return findings
+        return super().problems(example) + list_prompt_problems(example, (RIGHT_ANSWER,))
 
     def without_own_keys(self, example: Example) -> Example:
         return example.replace(extra=None) if example.extra else example

@@ -18,6 +18,7 @@ from llmtune.data.formats import row_features as f
 from llmtune.data.formats.base import FileFacts, RowFormat, TokenLimit, VendorRows
 from llmtune.data.formats.chat import CHAT, with_preferred_answer, write_messages
 from llmtune.data.formats.preference import PromptChosen, preference_problem
+from llmtune.data.formats.reinforcement import list_prompt_problems
 from llmtune_bedrock.graders import RIGHT_ANSWER
 from llmtune_bedrock.rows import row_rules as check_converse
 from llmtune_sagemaker import recipes
@@ -121,14 +122,7 @@ class SageMakerReinforcement(RowFormat):
         return {"data_source": "llmtune", "prompt": _turns(prompt), "reward_model": truth}
 
     def problems(self, example: Example) -> list[Finding]:
-        findings = super().problems(example)
-        if RIGHT_ANSWER in (example.extra or ()):
-            what = f"the row has a field {RIGHT_ANSWER!r} of its own, where the turn with the right answer is written"
-            findings.append(error("own-field", what, "give it another name"))
-        if len(example.messages) > len(example.prompt()) + 1:
-            what = "turns follow the answer that is learned from; they are left out"
-            findings.append(error("lost-turns", what, "end the row in the right answer"))
-        return findings
+        return super().problems(example) + list_prompt_problems(example, (RIGHT_ANSWER,))
 
     def without_own_keys(self, example: Example) -> Example:
         return example.replace(extra=None) if example.extra else example

@@ -31,6 +31,7 @@ from llmtune.data.formats.instruct import other_keys
 from llmtune.data.formats.json_text import check_long_numbers, dump_json, find_long_number, load_json
 from llmtune.data.formats.parts import TurnParts, image_source, read_list, system_message, write_content, write_turns
 from llmtune.data.formats.preference import preference_problem
+from llmtune.data.formats.reinforcement import list_prompt_problems
 from llmtune_vertex.capabilities import (
     GEMINI_ROWS,
     MAX_BYTES,
@@ -429,15 +430,7 @@ class GeminiReinforcementRows(GeminiRows):
         return row
 
     def problems(self, example: Example) -> list[Finding]:
-        findings = super().problems(example)
-        for name in (RIGHT_ANSWER, JSON_FIELDS):
-            if name in (example.extra or ()):
-                what = f"the row has a field {name!r} of its own, which llmtune writes for the grader"
-                findings.append(error("own-field", what, "give it another name"))
-        if len(example.messages) > len(example.prompt()) + 1:
-            what = "turns follow the answer that is learned from; they are left out"
-            findings.append(error("lost-turns", what, "end the row in the right answer"))
-        return findings
+        return super().problems(example) + list_prompt_problems(example, (RIGHT_ANSWER, JSON_FIELDS))
 
     def without_own_keys(self, example: Example) -> Example:
         return example.replace(extra=None) if example.extra else example

@@ -129,6 +129,8 @@ def _check_preference(example: Example, findings: list[Finding]) -> None:
 
 
 def _check_trained(example: Example, findings: list[Finding], method: str | None) -> None:
+    if method == "reinforcement" and all(message.role == "system" for message in example.prompt()):
+        findings.append(error("no-question", "no question comes before the answer", "add the user's turn"))
     if any(message.trained for message in example.messages):
         return
     if method == "reinforcement":

@@ -137,7 +137,7 @@ def test_a_failed_run_goes_on(vendor: Fake, at: At, job: TuningJob, monkeypatch:
         runs("resume", run.id)
     provider = ResumableProvider("fake", at().settings)
     provider.vendor = vendor
-    monkeypatch.setattr("llmtune.runs.backend.provider_of", lambda record: provider)
+    monkeypatch.setattr("llmtune.runs.run.provider_of", lambda record: provider)
     with pytest.raises(RunFailed) as caught:
         attach(run.id).wait(pace=QUICK)
     assert caught.value.hint == f"to go on from the checkpoint of step 3: llmtune runs resume {run.id}"
@@ -159,7 +159,7 @@ def test_a_cancelled_run_goes_on(vendor: Fake, at: At, job: TuningJob, monkeypat
         run.wait(pace=QUICK)
     provider = ResumableProvider("fake", at().settings)
     provider.vendor = vendor
-    monkeypatch.setattr("llmtune.runs.backend.provider_of", lambda record: provider)
+    monkeypatch.setattr("llmtune.runs.run.provider_of", lambda record: provider)
     document = json.loads(runs("resume", run.id, "--json").output)
     assert document == {"run": run.id, "state": "queued", "from": "the checkpoint of step 3"}
     assert attach(run.id).wait(pace=QUICK).succeeded

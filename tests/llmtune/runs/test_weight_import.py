@@ -70,7 +70,7 @@ def run(at: Callable[..., FakeProvider], job: TuningJob, monkeypatch: pytest.Mon
         return made
 
     monkeypatch.setattr(registry, "get_provider", lambda name: Importer() if name == "cloud" else provider())
-    monkeypatch.setattr("llmtune.runs.run.provider_class", lambda kind: WithWeights)
+    monkeypatch.setattr("llmtune.runs.backend.provider_class", lambda kind: WithWeights)
     monkeypatch.setattr(Importer, "imports", {})
     monkeypatch.setattr(Importer, "breaks", False)
     run = start(job, provider())

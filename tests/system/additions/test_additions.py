@@ -168,7 +168,7 @@ def add_section(tree: Path) -> None:
         "    return Section('naming', 'Name', [Text(f'Ran as {report.identity.job_name}')])\n"
     )
     registry = tree / "llmtune/report/sections/run.py"
-    edit(registry, "sections import calibration, decisions,", "sections import calibration, naming, decisions,")
+    edit(registry, "    judge,\n", "    judge,\n    naming,\n")
     edit(registry, "    facts.cost,\n", "    naming.naming,\n    facts.cost,\n")
 
 

@@ -138,13 +138,15 @@ def test_sagemaker_asks_the_price_list_of_its_region(monkeypatch: pytest.MonkeyP
         result = CliRunner().invoke(app, ["prices", "sagemaker", "--live"], env={"COLUMNS": "400"})
         assert result.exit_code == 0, (result.output, result.exception)
         assert not vendor.complaints
-    assert "openai-reasoning-gpt-oss-20b: training was not known -> 2" in result.output
+    assert "openai-reasoning-gpt-oss-20b: training for sft was not known -> 2" in result.output
     assert "huggingface-reasoning-qwen3-8b: training for dpo was not known -> 2.4" in result.output
     assert "qwen3-8b, MultiTurnRFT:Finetuning, Train tokens: no training by SFT or DPO" in result.output
     assert "llama-3-2-1b-instruct, SFT:Finetuning, Train tokens: priced per Hour" in result.output
     rows = read_models("sagemaker")
     assert rows["huggingface-reasoning-qwen3-8b"]["by_method"] == {"sft": 1.2, "dpo": 2.4}
-    assert rows["openai-reasoning-gpt-oss-20b"]["unknown"] == []
+    # Its reinforcement is billed by what the model writes, at a price that the list does not have.
+    assert rows["openai-reasoning-gpt-oss-20b"]["by_method"]["sft"] == 2.0
+    assert rows["openai-reasoning-gpt-oss-20b"]["unknown"] == ["training"]
     assert rows["meta-textgeneration-llama-3-2-1b-instruct"]["unknown"] == ["training"]
 
 

@@ -209,6 +209,12 @@ COMMANDS: dict[str, list[str]] = {
     "data check": ["{rows} --provider fake", "{rows} --json", "{bad}", "{bad} --json", "{hostile}"],
     "data stats": ["{rows}", "{rows} --json --provider fake", "{bad}"],
     "data split": ["{rows} --into parts", "{rows} --into parts-again --json", "{bad} --into parts-bad"],
+    "data mix": [
+        "{rows} {rows}=0.5 --out mixed.jsonl",
+        "{rows} --out mixed-again.jsonl --json",
+        "{rows} {bad} --out mixed-bad.jsonl",
+        "{rows} {hostile}=0.5 --out {escapes}.jsonl",
+    ],
     "data convert": [
         "{rows} converted.jsonl --to openai",
         "{rows} converted.csv --to prompt-completion --json --allow-lossy-data",

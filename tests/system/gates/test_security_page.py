@@ -46,6 +46,19 @@ HELD: list[tuple[str, str]] = [
     ("are fetched from the Hugging Face Hub", SAID),
     ("`--provider local` sends nothing", QUIET),
     (
+        "The one exception is named by the job itself",
+        "tests/llmtune/runs/test_judge.py::test_no_judge_is_asked_unless_the_job_names_one",
+    ),
+    (
+        "`evaluation.judge` sends the judged test rows",
+        "tests/llmtune/planning/test_judge.py::test_a_hosted_judge_is_priced_and_said_to_get_the_rows",
+    ),
+    (
+        "`llmtune plan` says so before",
+        "tests/llmtune/planning/test_judge.py::test_a_hosted_judge_is_priced_and_said_to_get_the_rows",
+    ),
+    ("What is judged is data", "tests/llmtune/runs/test_judge.py::test_an_answer_that_gives_orders_is_data"),
+    (
         "A hosted backend gets the training and validation rows",
         "tests/providers/llmtune_openai/test_provider.py::test_the_body_on_the_wire_is_the_body_of_the_plan_and_the_key",
     ),

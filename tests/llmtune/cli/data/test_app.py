@@ -190,7 +190,10 @@ def test_columns_are_named(rows_file: Any, tmp_path: Path) -> None:
 def test_formats() -> None:
     result = run("formats")
     assert "gemini" in result.stdout
-    assert json.loads(run("formats", "--json").stdout)["providers"]["bedrock"] == {"sft": "bedrock_converse"}
+    assert json.loads(run("formats", "--json").stdout)["providers"]["bedrock"] == {
+        "sft": "bedrock_converse",
+        "reinforcement": "bedrock_reinforcement",
+    }
 
 
 @pytest.fixture
