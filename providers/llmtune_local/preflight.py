@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from llmtune.data.findings import invalid_data
 from llmtune.errors import InvalidJob, LlmtuneError
+from llmtune_local.rows import open_rendering
 from llmtune_local.run_state.schema import RunRequest
 from llmtune_local.settings import LocalOptions
 
@@ -100,6 +102,9 @@ def check_rows(data: Dataset, receipt: Receipt) -> None:
         labels = receipt.effective("evaluation.labels")
         encoder.check_rows(receipt.target.model, (data.train, data.validation), labels=labels, **facts)
         return
+    if receipt.target.method == "reinforcement":
+        _check_prompts(data, receipt, str(facts["on_too_long"]))
+        return
     from llmtune_local.models import loading
 
     loading.check_rows(
@@ -109,6 +114,20 @@ def check_rows(data: Dataset, receipt: Receipt) -> None:
         template_options=options.template_options,
         **facts,
     )
+
+
+def _check_prompts(data: Dataset, receipt: Receipt, on_too_long: str) -> None:
+    limit = receipt.effective("max_sequence_length")
+    rendering = open_rendering(receipt.target.model, receipt.target.options, offline=False)
+    assert rendering is not None  # it is only left out offline
+    for example in (*data.train, *data.validation):
+        problems = [
+            finding.at(data.source, example.line)
+            for finding in rendering.problems(example, "reinforcement", limit)
+            if finding.is_error and not (finding.code == "too_long" and on_too_long == "drop")
+        ]
+        if problems:
+            raise invalid_data(problems)
 
 
 def check_request(body: dict[str, Any]) -> None:
