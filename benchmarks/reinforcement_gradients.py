@@ -120,7 +120,7 @@ def run_trl(trainer: Any, folder: Path, normalisation: str, temperature: float) 
     """Make the same two updates by TRL, on the answers and rewards of our trainer's step."""
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, TrainerCallback
+    from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
     from llmtune_local.models.hub import locate
@@ -185,6 +185,7 @@ def run_trl(trainer: Any, folder: Path, normalisation: str, temperature: float) 
         train_dataset=Dataset.from_list([{"prompt": str(number)} for number in range(PROMPTS)]),
         callbacks=[Reader()],
     )
+    theirs.remove_callback(PrinterCallback)
     weights = {name: parameter.data for name, parameter in trainer.model.named_parameters()}
     for name, parameter in theirs.model.named_parameters():
         parameter.data.copy_(weights[name])
