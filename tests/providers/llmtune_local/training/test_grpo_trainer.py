@@ -197,9 +197,7 @@ class PowerCut(BaseException):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("adapter", ["lora", "full"])
 def test_a_run_that_is_cut_off_anywhere_ends_as_an_undisturbed_one(
-    adapter: str,
     make_request: Callable[..., Any],
     train: Callable[..., Any],
     ask: Callable[..., Any],
@@ -207,7 +205,7 @@ def test_a_run_that_is_cut_off_anywhere_ends_as_an_undisturbed_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Cut off at a sign of life, later each time: between sampled tokens, micro-batches, updates, validations."""
-    fields = ask(updates_per_step=2, token_budget=150) | {"adapter": adapter}
+    fields = ask(updates_per_step=2, token_budget=150) | {"adapter": "full"}
     settings: dict[str, Any] = {"max_steps": 4, "batch_size": 4, "eval_every": 2, "checkpoint_every": 1}
     straight = train(fields, **settings)
     folder = RunDir(tmp_path / "cut")
@@ -236,7 +234,8 @@ def test_a_run_that_is_cut_off_anywhere_ends_as_an_undisturbed_one(
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
-@pytest.mark.parametrize("adapter", [pytest.param("lora", marks=pytest.mark.slow), "full"])
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["lora", "full"])
 def test_a_stopped_run_ends_as_an_undisturbed_one(
     adapter: str, make_request: Callable[..., Any], train: Callable[..., Any], ask: Callable[..., Any], tmp_path: Path
 ) -> None:
