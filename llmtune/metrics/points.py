@@ -109,6 +109,48 @@ SERIES: dict[str, SeriesInfo] = {
     "train/reward_rejected": SeriesInfo(
         "training reward, rejected", "nats", "lower", "DPO: beta x log-ratio of policy to reference, rejected answer"
     ),
+    "train/reward": SeriesInfo(
+        "training reward", "", "higher", "reinforcement: mean of what the grader paid for the step's sampled answers"
+    ),
+    "validation/reward": SeriesInfo(
+        "validation reward", "", "higher", "reinforcement: mean of what the grader paid for answers to validation rows"
+    ),
+    "train/policy_loss": SeriesInfo(
+        "policy loss",
+        "",
+        None,
+        "reinforcement: the step's advantages, clipped, and what its KL costs; its height says little",
+    ),
+    "train/reward_deviation": SeriesInfo(
+        "spread of the training rewards", "", None, "reinforcement: standard deviation of the step's rewards"
+    ),
+    "train/dead_groups": SeriesInfo(
+        "dead groups",
+        "share",
+        "lower",
+        "reinforcement: share of the step's prompts whose answers were all paid alike, which teach nothing, 0..1",
+    ),
+    "train/kl": SeriesInfo(
+        "KL to the model at the start",
+        "nats/token",
+        None,
+        "reinforcement: estimated divergence of the sampled tokens from the model before training, >= 0",
+    ),
+    "train/entropy": SeriesInfo(
+        "entropy", "nats/token", None, "reinforcement: mean entropy of the distributions that were sampled from"
+    ),
+    "train/clipped_tokens": SeriesInfo(
+        "clipped tokens", "share", None, "reinforcement: share of tokens that had moved too far to be pushed on, 0..1"
+    ),
+    "train/answer_tokens": SeriesInfo(
+        "length of training answers", "tokens", None, "reinforcement: mean tokens of the step's sampled answers"
+    ),
+    "validation/answer_tokens": SeriesInfo(
+        "length of validation answers", "tokens", None, "reinforcement: mean tokens of answers to validation rows"
+    ),
+    "train/truncated_answers": SeriesInfo(
+        "truncated answers", "share", "lower", "reinforcement: share of the step's answers ended by their limit, 0..1"
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""The figures of a run under way, in a few words: its state, the step, the losses, the time left."""
+"""The figures of a run under way, in a few words: its state, the step, losses or rewards, the time left."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Figures:
         self.speed: float | None = None
         self.loss: float | None = None
         self.validation: float | None = None
+        self.reward: float | None = None
         self.answers: int | None = None
         self.total_answers: int | None = None
 
@@ -46,6 +47,8 @@ class Figures:
                 self.loss = point.value
             elif point.series == "validation/loss":
                 self.validation = point.value
+            elif point.series == "train/reward":
+                self.reward = point.value
 
     def texts(self) -> list[str]:
         """Format each known figure."""
@@ -54,6 +57,8 @@ class Figures:
             parts.append(f"step {self.step}/{self.total}" if self.total else f"step {self.step}")
         if self.loss is not None:
             parts.append(f"loss {self.loss:.4f}")
+        if self.reward is not None:
+            parts.append(f"reward {self.reward:.3f}")
         if self.validation is not None:
             parts.append(f"validation {self.validation:.4f}")
         if self.state == "running" and self.speed is not None:

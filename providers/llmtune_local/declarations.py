@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llmtune.job.graders import Grader, list_parts
 from llmtune.provider import (
     GENERATION_FIELDS,
     NOT_YET_METHODS,
@@ -20,12 +21,16 @@ from llmtune.provider import (
     Bool,
     Capabilities,
     Choice,
+    ConversionContext,
+    Converted,
+    ConvertedValue,
     Declarations,
     Float,
     Int,
     Limits,
     MappingValue,
     NotApplicable,
+    NotConvertible,
     NotOffered,
     Sent,
     Target,
@@ -159,8 +164,42 @@ def _declare_parameters(method: str, settings: DefaultSettings, *, stops_early: 
             packing=NotApplicable("texts go through an encoder in padded batches of like length"),
             **dict.fromkeys(GENERATION_FIELDS, _NO_TOKENS),
         )
+    if method == "reinforcement":
+        return declared.replace(
+            label_smoothing=NotApplicable("there are no right tokens whose probability could be spread"),
+            early_stopping_threshold=Sent(
+                _H + "early_stopping_threshold",
+                **_sent(Float(ge=0), 0.0, "rise of the validation rows' mean reward, in its units"),
+            ),
+        )
     return declared
 
+
+#: Kinds of graders that the worker does not ask: it runs for days without whoever has their keys, and an answer that
+#: nobody scored must not count as a wrong one.
+_ELSEWHERE = ("http", "lambda", "judge")
+
+
+def _convert_grader(grader: Grader, _: ConversionContext) -> ConvertedValue | NotConvertible:
+    for part in list_parts(grader):
+        if part.kind in _ELSEWHERE:
+            return NotConvertible(
+                f"a grader of kind {part.kind} runs elsewhere, and the local trainer takes those that run on this"
+                " machine: match, regex, similarity, tool_call, schema, python, and weighted of these",
+                invalid=True,
+            )
+    return ConvertedValue(grader.model_dump(mode="json", exclude_none=True), "", exact=True)
+
+
+#: The grader goes to the worker as it is.
+GRADER = Converted(
+    "grader",
+    MappingValue(),
+    _convert_grader,
+    description="as it is, where it runs on this machine",
+    default=None,
+    source=_OURS,
+)
 
 _FORMATS = {"dpo": "preference", "classification": "labelled"}
 _FAMILIES = {"classification": "transformers models with a head for labels (encoders)"}
@@ -168,6 +207,7 @@ _FAMILIES = {"classification": "transformers models with a head for labels (enco
 METHODS: dict[str, Ability] = {
     **dict.fromkeys(("sft", "dpo", "classification"), True),
     **NOT_YET_METHODS,
+    "reinforcement": True,
 }
 ADAPTERS: dict[str, Ability] = dict.fromkeys(("lora", "dora", "full", "qlora"), True)
 #: Of an encoder.
@@ -213,6 +253,7 @@ def capabilities(target: Target) -> Capabilities:
             format=row_format(method), text_format="text" if method == "sft" else None, min_rows=1, source=_OURS
         ),
         abilities=replace(ABILITIES, samples=_NO_ANSWERS) if method == "classification" else ABILITIES,
+        grader=GRADER if method == "reinforcement" else None,
         methods=METHODS,
         adapters=_adapters(method),
         warnings=_warnings(target.adapter),

@@ -104,7 +104,9 @@ def peak_rate(parameters: int, method: str, adapter: str) -> float:
     if adapter != "full":
         min_adapter_rate, max_adapter_rate = ADAPTER_RATES
         rate = min(max_adapter_rate, max(min_adapter_rate, 10 * rate))
-    if method == "dpo":  # 1e-6 is the paper's rate for all weights (arXiv:2305.18290, appendix B), a twentieth of sft's
+    if method in ("dpo", "reinforcement"):
+        # 1e-6 is the papers' rate for all weights (arXiv:2305.18290, appendix B; arXiv:2402.03300, section 4.2), a
+        # twentieth of sft's
         rate /= 20
     return float(f"{rate:.0e}")
 

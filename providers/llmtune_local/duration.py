@@ -14,6 +14,7 @@ from llmtune_local.default_settings import count_parameters
 from llmtune_local.libraries import usable_cores
 from llmtune_local.models.memory_estimate import current_device
 from llmtune_local.requests import count_questions
+from llmtune_local.run_state.schema import WorkerOptions
 from llmtune_local.training.time_left import ANSWER_COST, PASSES_PER_STEP
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ _START = (5.0, 20.0)
 _LOAD = (2.0, 10.0)
 #: The time of a run beside the speed that another one measured.
 _AROUND = (0.8, 1.5)
+#: Training on sampled answers, and sampling them token by token, in trainings on as many tokens.
+_SAMPLING = 3.0
 #: Validation comes on top of training.
 _VALIDATION = 1.2
 
@@ -50,10 +53,15 @@ def estimate_duration(receipt: Receipt, find_speed: FindSpeed) -> Duration:
 
 
 def _count_tokens(receipt: Receipt) -> float | None:
-    """Return the tokens of all steps, by the plan's own count; both answers of a pair are trained."""
+    """Return the tokens of all steps, by the plan's own count; both answers of a pair are trained.
+
+    Sampled answers are taken to be as long as the right ones.
+    """
     rows, per_epoch = receipt.data.rows.get("train", 0), receipt.data.tokens
     if not rows or not per_epoch:
         return None
+    if receipt.target.method == "reinforcement":
+        per_epoch *= int(receipt.target.options.get("samples_per_prompt", WorkerOptions().samples_per_prompt))
     epochs = float(receipt.effective("epochs", 1))
     if steps := receipt.effective("max_steps"):
         epochs = min(epochs, int(steps) * int(receipt.effective("batch_size", 1)) / rows)
@@ -80,6 +88,8 @@ def _from_operations(receipt: Receipt, tokens: float, parameters: int, device: s
     cores = _count_cores(receipt.target.options)
     slow, fast = _tokens_per_second(parameters, receipt.target.adapter, device, cores)
     validates = bool(receipt.data.rows.get("validation"))
+    if receipt.target.method == "reinforcement":
+        tokens *= _SAMPLING
     training = estimate_training(parameters, receipt.target.adapter, tokens, device, cores, validates=validates)
     evaluation = None
     if questions := count_questions(receipt):

@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmtune.errors import LlmtuneError
+from llmtune.data.findings import invalid_data
+from llmtune.errors import InvalidJob, LlmtuneError
+from llmtune_local.rows import open_rendering
 from llmtune_local.run_state.schema import RunRequest
 from llmtune_local.settings import LocalOptions
 
 if TYPE_CHECKING:
     from llmtune.data.dataset import Dataset
     from llmtune.provider import Receipt
+
+_ONE_PROCESS = "method reinforcement trains in one process"
 
 
 def adapter_notes(receipt: Receipt) -> Sequence[str]:
@@ -41,6 +45,24 @@ def adapter_notes(receipt: Receipt) -> Sequence[str]:
         hint = f" ({problem.hint})" if problem.hint else ""
         return (f"the run will be refused: {problem.message}{hint}",)
     return planned.notes if planned is not None else ()
+
+
+def sampling_notes(receipt: Receipt) -> Sequence[str]:
+    """Return how much a reinforcement job samples, which no other count tells, or why it will be refused."""
+    if receipt.target.method != "reinforcement":
+        return ()
+    options = LocalOptions.model_validate(receipt.target.options)
+    if options.processes > 1:
+        return (f"the run will be refused: {_ONE_PROCESS} (leave provider_options.local.processes out)",)
+    rows, prompts = receipt.data.rows.get("train", 0), int(receipt.effective("batch_size") or 1)
+    steps = int(receipt.effective("epochs") or 1) * -(-rows // prompts)
+    if limit := receipt.effective("max_steps"):
+        steps = min(steps, int(limit))
+    answers = min(prompts, rows or prompts) * options.samples_per_prompt
+    note = f"each step samples {answers:,} answers of at most {options.answer_tokens:,} tokens"
+    if rows:
+        note += f": in {steps:,} steps at most {steps * answers * options.answer_tokens / 1e6:,.3g} million tokens"
+    return (note,)
 
 
 def margin_notes(receipt: Receipt) -> Sequence[str]:
@@ -80,6 +102,9 @@ def check_rows(data: Dataset, receipt: Receipt) -> None:
         labels = receipt.effective("evaluation.labels")
         encoder.check_rows(receipt.target.model, (data.train, data.validation), labels=labels, **facts)
         return
+    if receipt.target.method == "reinforcement":
+        _check_prompts(data, receipt, str(facts["on_too_long"]))
+        return
     from llmtune_local.models import loading
 
     loading.check_rows(
@@ -89,6 +114,20 @@ def check_rows(data: Dataset, receipt: Receipt) -> None:
         template_options=options.template_options,
         **facts,
     )
+
+
+def _check_prompts(data: Dataset, receipt: Receipt, on_too_long: str) -> None:
+    limit = receipt.effective("max_sequence_length")
+    rendering = open_rendering(receipt.target.model, receipt.target.options, offline=False)
+    assert rendering is not None  # it is only left out offline
+    for example in (*data.train, *data.validation):
+        problems = [
+            finding.at(data.source, example.line)
+            for finding in rendering.problems(example, "reinforcement", limit)
+            if finding.is_error and not (finding.code == "too_long" and on_too_long == "drop")
+        ]
+        if problems:
+            raise invalid_data(problems)
 
 
 def check_request(body: dict[str, Any]) -> None:
@@ -108,6 +147,8 @@ def check_request(body: dict[str, Any]) -> None:
     check_adapter(body["adapter"], device, body["model"], quantization=run.options.quantization)
     check_optimizer(run.hyperparameters, run.options.optimizer_arguments)
     check_worker_group(run.options, device)
+    if run.method == "reinforcement" and run.options.processes > 1:
+        raise InvalidJob(_ONE_PROCESS, where="provider_options.local.processes", hint="leave it out")
     panel_check.check_request(run)
     if run.method != "classification":
         recipe = run.hyperparameters

@@ -98,10 +98,11 @@ class LocalProvider(core.BaseProvider):
         return estimate_duration(receipt, find_speed)
 
     def plan_notes(self, receipt: core.Receipt) -> Sequence[str]:
-        """Return what an adapter will cover and leave out, where that is not obvious, and why a run will be refused."""
+        """Return what an adapter will cover and leave out, why a run will be refused, and how much is sampled."""
+        sampling_notes = preflight.sampling_notes(receipt)
         if self.ready().extra != "installed":
-            return ()
-        return (*preflight.adapter_notes(receipt), *preflight.margin_notes(receipt))
+            return sampling_notes
+        return (*preflight.adapter_notes(receipt), *preflight.margin_notes(receipt), *sampling_notes)
 
     def encode(self, data: Dataset, receipt: core.Receipt, into: Path) -> core.EncodedDataset:
         """Encode canonical rows of the method's kind, after each was rendered once with the model's own template."""

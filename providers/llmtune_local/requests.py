@@ -10,7 +10,7 @@ from llmtune_local import declarations
 
 #: Models that the evaluation asks each row: tuned and base, and for sft the base with examples; an encoder has no base
 #: that could answer.
-ASKED_MODELS = {"sft": 3, "dpo": 2, "classification": 1}
+ASKED_MODELS = {"sft": 3, "dpo": 2, "classification": 1, "reinforcement": 3}
 
 
 #: Models that are asked a panel: base and tuned.
@@ -40,6 +40,8 @@ def build(receipt: Receipt, files: Files) -> dict[str, Any]:
     if revision := options.pop("revision", None):
         body["revision"] = revision
     body["options"] = options
+    if target.method == "reinforcement":
+        body["grader"] = receipt["grader"].encoded
     samples = next((row for row in receipt.fields if row.field == "evaluation.samples"), None)
     if samples is not None and samples.support == "sent":
         body["samples"] = samples.effective

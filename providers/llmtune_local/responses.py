@@ -46,7 +46,11 @@ def snapshot(
     samples, samples_at = folder.read_samples(Cursor.model_validate(cursor.get("samples", {})))
     noticed = [*events, *([verdict.notice] if verdict.notice else [])]
     request = folder.find_request()
-    validated = request is None or request.files.validation is not None
+    not_reported = {}
+    if request is not None and request.method == "reinforcement":
+        not_reported = dict.fromkeys(("train/loss", "validation/loss"), "method reinforcement is measured by rewards")
+    elif request is not None and request.files.validation is None:
+        not_reported["validation/loss"] = "the dataset has no validation rows"
     state = STATES[verdict.state]
     return core.Snapshot(
         state=state,
@@ -61,7 +65,7 @@ def snapshot(
         error=verdict.error,
         warnings=(*verdict.warnings, *folder.damage.values()),
         resolved=_resolved(status),
-        not_reported={} if validated else {"validation/loss": "the dataset has no validation rows"},
+        not_reported=not_reported,
         cursor={
             "metrics": metrics_at.model_dump(),
             "events": events_at.model_dump(),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune.data.findings import error
 from llmtune.data.formats.base import FileFacts, Rendering, VendorRows
+from llmtune.data.formats.reinforcement import list_prompt_problems
 from llmtune.data.formats.row_features import LABELS
 from llmtune.errors import InvalidData, MissingExtra
 
@@ -48,6 +49,8 @@ def open_rendering(model: str, options: Mapping[str, Any], offline: bool) -> Ren
         limit = limits[method, max_length]
         if method == "classification":  # the text alone is read
             return check_length(tokenizer, example, limit)
+        if method == "reinforcement":
+            return check_prompt(renderer, example, limit)
         return check_rendered(renderer, example, limit)
 
     return Rendering(tokenizer, problems, reasons=renderer.template.reasons and not provided)
@@ -67,6 +70,20 @@ def check_rendered(renderer: Renderer, example: Example, limit: int | None) -> I
     except InvalidData as refused:
         return [finding.at(None, None) for finding in refused.findings]
     return ()
+
+
+def check_prompt(renderer: Renderer, example: Example, limit: int | None) -> Iterable[Finding]:
+    """Return what keeps a row from being a prompt that can be answered within the limit in tokens."""
+    if problems := list_prompt_problems(example, ()):
+        return problems
+    try:
+        tokens = len(renderer.prompt_ids(example.prompt(), example.tools))
+    except InvalidData as refused:
+        return [finding.at(None, None) for finding in refused.findings]
+    if limit is None or tokens < limit:
+        return ()
+    what = f"the prompt has {tokens:,} tokens and the limit is {limit:,}, its answer included"
+    return [error("too_long", what, "shorten it, or set dataset.on_too_long to drop")]
 
 
 def check_length(tokenizer: Any, example: Example, limit: int | None) -> Iterable[Finding]:
@@ -91,7 +108,7 @@ def file_rules(facts: FileFacts) -> Iterable[Finding]:
 
 LOCAL_ROWS = VendorRows(
     provider="local",
-    defaults={"sft": "chat", "dpo": "preference", "classification": "labelled"},
+    defaults={"sft": "chat", "dpo": "preference", "classification": "labelled", "reinforcement": "chat"},
     text_format="text",
     file_rules=file_rules,
     rendering=open_rendering,

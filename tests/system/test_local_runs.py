@@ -18,6 +18,7 @@ from llmtune.errors import InvalidData, RunFailed
 from llmtune.evaluation.results import EvaluationResult
 from llmtune.job.spec import TuningJob
 from llmtune.metrics.decisions import DecisionRules
+from llmtune.metrics.points import Series
 from llmtune.provider.generation import Unavailable
 from llmtune.provider.types import RunState
 from llmtune.runs.api import start
@@ -79,6 +80,50 @@ def test_a_run_of_the_model_in_the_package_is_evaluated_again_on_other_rows(tmp_
     assert report.evaluated_on.endswith("new.jsonl")
     assert [each.rows for each in report.earlier_evaluations] == [first.evaluation.rows]
     assert run.report() == report
+
+
+@pytest.mark.slow
+def test_a_reinforcement_run_from_prompts_to_its_report(tmp_path: Path) -> None:
+    """With a Python grader from a file of its own; prompts without an answer of their own."""
+    grader = tmp_path / "grade.py"
+    grader.write_text("def grade(row, answer):\n    return answer.count(row['letter']) / max(4, len(answer))\n")
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(
+        "".join(
+            f'{{"messages": [{{"role": "user", "content": "write {letter} {n}"}}], "letter": "{letter}"}}\n'
+            for n, letter in enumerate("aeio" * 6)
+        )
+    )
+    job = TuningJob.model_validate(
+        {
+            "name": "letters",
+            "dataset": {"path": str(prompts), "split": [0.5, 0.25, 0.25]},
+            "model": "tiny",
+            "method": "reinforcement",
+            "adapter": "lora",
+            "grader": {
+                "kind": "python",
+                "file": str(grader),
+                "reference": "letter",
+                "right_answer": "{reference}{reference}{reference}{reference}",
+            },
+            "hyperparameters": {"max_steps": 4, "batch_size": 4, "learning_rate": 1e-3, "eval_every": 2},
+            "provider_options": {"local": {"samples_per_prompt": 4, "answer_tokens": 8}},
+            "evaluation": {"max_rows": 4, "baselines": []},
+        }
+    )
+    run = start(job, "local")
+    report = run.wait()
+    assert run.state is RunState.SUCCEEDED
+    rewards = report.series["train/reward"]
+    assert isinstance(rewards, Series)
+    assert [point.step for point in rewards.points] == [1, 2, 3, 4]
+    assert report.final["validation/reward"]
+    assert str(report.series["train/loss"]) == "not reported (method reinforcement is measured by rewards)"
+    assert "validation reward" in report.to_html()
+    assert not [event for _, event in run.events() if event.level == "warning"]
+    with run.model() as model:
+        assert model.generate("write a 1", max_tokens=8).text
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ _SHARED_CHARTS = {
     "reward_preferred": "reward",
     "reward_rejected": "reward",
 }
-_FIRST = ("loss", "learning_rate", "token_accuracy", "accuracy")
+_FIRST = ("loss", "reward", "learning_rate", "token_accuracy", "accuracy")
 _TITLES = {
     "loss": "Loss",
     "learning_rate": "Learning rate",
@@ -69,6 +69,8 @@ OVERLAID_SERIES = (
     ("train/loss", "Training loss"),
     ("train/learning_rate", "Learning rate"),
     ("validation/token_accuracy", "Validation token accuracy"),
+    ("validation/reward", "Validation reward"),
+    ("train/reward", "Training reward"),
 )
 
 

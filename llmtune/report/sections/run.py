@@ -38,6 +38,14 @@ def _of_result(section: Callable[[EvaluationResult], Section | None]) -> Callabl
     return lambda report: section(report.evaluation) if isinstance(report.evaluation, EvaluationResult) else None
 
 
+#: Curves whose last values stand at the top, each with its name there.
+_FOLLOWED_SERIES = (
+    ("train/loss", "training loss"),
+    ("validation/loss", "validation loss"),
+    ("train/reward", "training reward"),
+    ("validation/reward", "validation reward"),
+)
+
 #: The sections of a run, in order. Each returns None, or an empty section, where it has nothing to say.
 SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
     _evaluation,
@@ -107,7 +115,7 @@ def _tiles(report: Report) -> Iterator[tuple[Span, Span]]:
             change, _, unit = difference(comparison.difference, metric.unit).partition(" ")
             within = spread(comparison.interval, metric.unit)
             yield Span(f"{unit} against base, {within}".lstrip()), Span(change)
-    for name, title in (("train/loss", "training loss"), ("validation/loss", "validation loss")):
+    for name, title in _FOLLOWED_SERIES:
         point = report.final.get(name)
         if point is not None and not isinstance(point, NotReported):
             label = Span(f"{title} at step {point.step}", live=f"{name} step", title=title)

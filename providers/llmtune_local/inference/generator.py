@@ -79,7 +79,7 @@ class LocalGenerator(LocalModel):
         with torch.no_grad(), network.autocast(), network.unpacked():
             begin = prefix_cache.shared_prefix(prompts) if self._method.prefix else 0
             prefix = prefix_cache.Prefix(network, prompts[0][:begin]) if begin else None
-            for group in _groups([len(prompt) for prompt in prompts], limits):
+            for group in group_prompts([len(prompt) for prompt in prompts], limits):
                 batch = [Question(index, requests[index], prompts[index], limits[index]) for index in group]
                 answers |= answer_batch(network, renderer, batch, prefix, tell)
         return [with_calls(answers[index], request) for index, request in enumerate(requests)]
@@ -242,25 +242,31 @@ def answer_tokens(
     group: Sequence[Question],
     prefix: Prefix | None = None,
     tell: Callable[[int, str], bool] | None = None,
+    *,
+    copies: int = 1,
+    after_token: Callable[[], None] | None = None,
 ) -> Iterator[GeneratedAnswer]:
-    """Generate as `answer_batch` does, and yield each finished answer with its tokens."""
+    """Generate as `answer_batch` does, and yield each finished answer with its tokens.
+
+    With `copies`, so many questions that follow one another have the same prompt, which is computed once for them; only
+    of a model that takes a cached prefix. `after_token` is called each time all answers have grown by a token.
+    """
     import torch
 
     from llmtune_local.inference.sampling import Sampler
 
     device, stop = network.device, renderer.stop_ids
     begin = prefix.length if prefix is not None else 0
-    longest = max(len(prompt) for _, _, prompt, _ in group) - begin
+    prompts = [prompt for _, _, prompt, _ in group[::copies]]
+    longest = max(map(len, prompts)) - begin
     pad = next(iter(stop), 0)
-    ids = torch.tensor(
-        [(pad,) * (longest + begin - len(prompt)) + prompt[begin:] for _, _, prompt, _ in group], device=device
-    )
-    lengths = torch.tensor([len(prompt) for _, _, prompt, _ in group], device=device)
+    ids = torch.tensor([(pad,) * (longest + begin - len(prompt)) + prompt[begin:] for prompt in prompts], device=device)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     # What all share, padding, the rest of the prompt.
     at = torch.arange(begin + longest, device=device)
     mask = ((at < begin) | (at >= (begin + longest - (lengths - begin)).unsqueeze(1))).long()
     growing = [GeneratedAnswer(index, Sampler(request), prompt, limit) for index, request, prompt, limit in group]
-    cache: Any = prefix.rows(len(group)) if prefix is not None else None
+    cache: Any = prefix.rows(len(prompts)) if prefix is not None else None
     position = (mask.cumsum(1) - 1).clamp_min(0)[:, begin:]
     while growing:
         output = network.causal(
@@ -273,6 +279,9 @@ def answer_tokens(
         )
         cache = output.past_key_values
         logits = output.logits[:, -1]
+        if len(logits) < len(growing):  # the prompts were just computed, once for all copies
+            cache.batch_repeat_interleave(copies)
+            logits, mask, position = (tensor.repeat_interleave(copies, 0) for tensor in (logits, mask, position))
         likeliest = logits.argmax(dim=1).tolist()
         chosen = [
             token if answer.sampler.greedy else answer.sampler.next(row)
@@ -282,6 +291,8 @@ def answer_tokens(
             answer.add(token, stop)
             if tell is not None and not tell(answer.index, answer.take_new_text(renderer.tokenizer)):
                 answer.reason = answer.reason or "stop"
+        if after_token is not None:
+            after_token()
         unfinished = [slot for slot, answer in enumerate(growing) if answer.reason is None]
         for answer in growing:
             if answer.reason is not None:
@@ -341,12 +352,13 @@ class GeneratedAnswer:
         )
 
 
-def _groups(lengths: Sequence[int], limits: Sequence[int]) -> Iterator[list[int]]:
-    """Group requests of similar length, as many side by side as the token budget allows."""
+def group_prompts(lengths: Sequence[int], limits: Sequence[int], copies: int = 1) -> Iterator[list[int]]:
+    """Group prompts of similar length, as many side by side as the token budget allows with `copies` answers each."""
     group: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        size = max(lengths[member] + limits[member] for member in (*group, index)) * (len(group) + 1)
-        if group and (size > _TOKENS * 4 or len(group) >= _MAX_BATCH):
+        count = (len(group) + 1) * copies
+        size = max(lengths[member] + limits[member] for member in (*group, index)) * count
+        if group and (size > _TOKENS * 4 or count > _MAX_BATCH):
             yield group
             group = []
         group.append(index)

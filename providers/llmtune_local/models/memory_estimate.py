@@ -22,6 +22,7 @@ from llmtune.provider.memory import MemoryPart, size
 from llmtune_local.batching.sizes import chunk_rows, token_budget
 from llmtune_local.models import precision
 from llmtune_local.models.shape import Shape, read_shape
+from llmtune_local.run_state.schema import WorkerOptions
 
 #: Interpreter, torch, transformers, peft and a tokenizer, loaded: resident on CPU (Linux x86-64, torch 2.13).
 PROCESS = 420 << 20
@@ -29,6 +30,8 @@ PROCESS = 420 << 20
 #: micro-batches or of dropout's masks differ in size, and freed ones fit the next badly. With gradient checkpointing
 #: the worker has them returned at once (`hardware.free_memory`).
 _HELD, _HELD_MASKS, _HELD_SEVERAL, _HELD_BACK = 1.25, 1.7, 1.9, 1.0
+#: Answers that are generated side by side at most, or as many as one prompt has.
+_SIDE_BY_SIDE = 64
 #: On a GPU the allocator counts tensors alone; the context beside them.
 CUDA_CONTEXT = 600 << 20
 #: Optimizer state in floats a trained parameter; adafactor keeps two vectors a matrix.
@@ -63,6 +66,9 @@ class Plan:
     processes: int = 1
     """Processes that share this device's memory: on CPU all processes of the run."""
 
+    side_by_side: int = 0
+    """Answers that are sampled side by side while training; 0 in methods that sample none."""
+
 
 def estimate(shape: Shape, plan: Plan) -> Footprint:
     """Estimate the parts of the peak and their sum, in bytes."""
@@ -90,6 +96,12 @@ def estimate(shape: Shape, plan: Plan) -> Footprint:
         logits += 4 * shape.vocabulary * shape.hidden  # the head's gradient before it is added up
     process = CUDA_CONTEXT if plan.device == "cuda" else PROCESS
     loading = process + weights + (shape.file_bytes if plan.device == "cpu" and weight * shape.parameters else 0)
+    sampling: tuple[MemoryPart, ...] = ()
+    if plan.side_by_side:
+        cache = 2 * width * shape.layers * shape.key * plan.longest * plan.side_by_side
+        sampling = (MemoryPart(name="answers being sampled", bytes=cache),)
+        if full:  # as they were before the first step
+            sampling += (MemoryPart(name="reference weights", bytes=4 * trained),)
     parts = (
         MemoryPart(name="process", bytes=plan.processes * process),
         MemoryPart(name="weights", bytes=plan.processes * weights),
@@ -97,6 +109,7 @@ def estimate(shape: Shape, plan: Plan) -> Footprint:
         MemoryPart(name="gradients and optimizer", bytes=plan.processes * optimizer_bytes),
         MemoryPart(name="activations", bytes=plan.processes * round(activations)),
         MemoryPart(name="logits", bytes=plan.processes * round(logits)),
+        *sampling,
     )
     peak = max(sum(part.bytes for part in parts), plan.processes * loading)
     return Footprint(parts=parts, peak=peak, tokens=plan.tokens, device=plan.device)
@@ -193,11 +206,20 @@ def footprint(
     longest = min(longest, int(limit)) if limit else longest
     allowed = budget or token_budget(device)
     pieces = 2 if receipt.target.method == "dpo" else 1
+    is_sampled = receipt.target.method == "reinforcement"
+    if is_sampled:
+        defaults = WorkerOptions()
+        answer_tokens = int(options.get("answer_tokens", defaults.answer_tokens))
+        pieces, tokens = (
+            int(options.get("samples_per_prompt", defaults.samples_per_prompt)),
+            tokens + rows * answer_tokens,
+        )
+        longest = min(longest + answer_tokens, int(limit)) if limit else longest + answer_tokens
     step = round(tokens / max(1, rows) * min(batch, rows)) * pieces
     accumulation = receipt.effective("gradient_accumulation_steps")
     processes = max(1, int(options.get("processes") or 1))
     per_batch = -(-step // int(accumulation)) if accumulation else min(-(-step // processes), allowed)
-    batch_tokens = max(per_batch, min(longest * pieces, step))
+    batch_tokens = max(per_batch, min(longest * (1 if is_sampled else pieces), step))
     dtype = options.get("dtype", "auto")
     plan = Plan(
         adapter=receipt.target.adapter,
@@ -214,6 +236,7 @@ def footprint(
         longest=longest,
         quantization=options.get("quantization"),
         processes=count_sharing_processes(options, device),
+        side_by_side=max(_SIDE_BY_SIDE, pieces) if is_sampled else 0,
     )
     peak_estimate = estimate(shape, plan)
     return peak_estimate.model_copy(update={"room": here, "advice": suggest_smaller(shape, plan)})

@@ -78,6 +78,7 @@ class RentedProvider(LocalProvider):
     """The local trainer on a machine that is rented for the run. Subclasses name the vendor and return `vendor`."""
 
     hosted = True
+    methods = LocalProvider.methods | {"reinforcement": core.NOT_YET_METHODS["reinforcement"]}
     submit_safety = core.SubmitSafety(kind="searchable", window=30.0)
     Options: type[BaseModel] = RentedOptions
 
@@ -98,7 +99,15 @@ class RentedProvider(LocalProvider):
         """Return what the local trainer can express; jobs run beside each other, one a machine."""
         able = super().capabilities(target)
         abilities = replace(able.abilities, billed_cost=True)
-        return replace(able, abilities=abilities, concurrency=None, concurrency_source="", price=_BY_THE_MINUTE)
+        return replace(
+            able,
+            abilities=abilities,
+            methods=self.methods,
+            grader=None,
+            concurrency=None,
+            concurrency_source="",
+            price=_BY_THE_MINUTE,
+        )
 
     def find_credentials(self) -> core.Credentials:
         """Return whether the vendor's key is there."""

@@ -159,6 +159,32 @@ class WorkerOptions(_Record):
     threshold: float = Field(default=0.5, gt=0, lt=1)
     """Method classification with several labels a row: a label is answered from this probability on."""
 
+    samples_per_prompt: int = Field(default=8, ge=2, le=1024)
+    """Method reinforcement: answers that are sampled to each prompt of a step, the group that rewards are compared
+    in."""
+
+    answer_tokens: int = Field(default=256, ge=1)
+    """Method reinforcement: tokens of a sampled answer at most; it is graded as far as it got."""
+
+    answer_temperature: float = Field(default=1.0, gt=0, le=10)
+    """Method reinforcement: temperature of the sampling. What is trained is the distribution at this temperature."""
+
+    loss_normalisation: Literal["grpo", "dapo", "dr_grpo"] = "dapo"
+    """Method reinforcement: how tokens are weighed. grpo: each answer the same (arXiv:2402.03300); dapo: each token of
+    the step the same (arXiv:2503.14476); dr_grpo: by the longest answer allowed, and advantages are not divided by
+    their group's deviation (arXiv:2503.20783)."""
+
+    clip: float = Field(default=0.2, gt=0, lt=1)
+    """Method reinforcement: how far a token's probability may move in a step, up or down, as a share of what it was
+    when it was sampled; beyond, there is no gradient from its reward. Without effect where updates_per_step is 1."""
+
+    updates_per_step: int = Field(default=1, ge=1, le=64)
+    """Method reinforcement: optimizer updates on the answers of a step, which are together counted as one step."""
+
+    kl_beta: float = Field(default=0.04, ge=0)
+    """Method reinforcement: strength of the pull towards the model at the start, in nats of KL per unit of advantage.
+    0: none (its KL is measured all the same). 0.04 is that of arXiv:2402.03300."""
+
 
 class RunRequest(_Record):
     """The task of the worker."""
@@ -168,11 +194,14 @@ class RunRequest(_Record):
     """Hub id, folder, or `tiny`."""
 
     revision: str | None = None
-    method: Literal["sft", "dpo", "classification"] = "sft"
+    method: Literal["sft", "dpo", "classification", "reinforcement"] = "sft"
     adapter: Literal["lora", "qlora", "dora", "full"] = "lora"
     files: RunFiles
     labels: tuple[str, ...] | None = None
     """Method classification: the label set; None: the sorted labels of the rows."""
+
+    grader: dict[str, Any] | None = None
+    """Method reinforcement: what scores the answers, by the fields of `llmtune.types.Grader`."""
 
     on_too_long: Literal["error", "truncate", "drop"] = "error"
     seed: int = 0
@@ -287,13 +316,17 @@ class EarlyStopping(_Record):
     stopped: bool
     best_step: int
     best_loss: float
+    """Of the validation rows; in method reinforcement their mean reward, negative."""
 
 
 class Result(_Record):
     """Final figures of a run. Losses are in nats per token."""
 
-    train_loss: float
-    """Mean over the last epoch's steps (or all, in a run shorter than one epoch)."""
+    train_loss: float | None = None
+    """Mean over the last epoch's steps (or all, in a run shorter than one epoch); None in method reinforcement."""
+
+    train_reward: float | None = None
+    """Method reinforcement: mean reward of the answers of the last epoch's steps."""
 
     validation_loss: float | None = None
     validation_token_accuracy: float | None = None

@@ -48,6 +48,13 @@ class Progress:
     without_improvement: int = 0
     stopped_early: bool = False
     out_of_time: bool = False
+    collapse: str = ""
+    """Why further training would only do harm, in a clause; "" where it would not."""
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether the run ends before its last step."""
+        return self.stopped_early or self.out_of_time or bool(self.collapse)
 
     def record_validation(
         self,

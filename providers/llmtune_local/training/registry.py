@@ -19,6 +19,10 @@ def trainer_for(request: RunRequest) -> type[Trainer]:
         from llmtune_local.training.classification_trainer import ClassificationTrainer
 
         return ClassificationTrainer
+    if request.method == "reinforcement":
+        from llmtune_local.training.grpo_trainer import ReinforcementTrainer
+
+        return ReinforcementTrainer
     from llmtune_local.training.trainer import Trainer
 
     return Trainer

@@ -14,7 +14,7 @@ RECENT = 20
 #: Forward passes in a training step; and what answering a row costs, in passes over a validation row: an answer is
 #: generated token by token, and its loss is measured too.
 PASSES_PER_STEP = 3.0
-ANSWER_COST = {"sft": 8.0, "dpo": 3.0, "classification": 1.0}
+ANSWER_COST = {"sft": 8.0, "dpo": 3.0, "classification": 1.0, "reinforcement": 8.0}
 #: Seconds in which an evaluation loads its libraries and models.
 EVALUATION_START = 5.0
 

@@ -78,6 +78,9 @@ class Trainer:
     other_validation_passes = 1
     """Passes over the validation rows beside those of the evaluations: the one before the first step."""
 
+    validated = "validation loss"
+    """What the validation rows measure, in words."""
+
     def __init__(
         self, folder: RunDir, request: RunRequest, status_writer: StatusWriter, stop: Callable[[], bool]
     ) -> None:
@@ -358,7 +361,7 @@ class Trainer:
         self._fit_began = clock() - progress.fit_seconds
         if progress.step == 0 and self.validation_batches:
             self.validate()
-        while progress.step < self.total and not progress.stopped_early and not progress.out_of_time:
+        while progress.step < self.total and not progress.is_over:
             if self.worker_group.broadcast_flag(self.stop()):
                 self._checkpoint()
                 raise Stopped
@@ -376,7 +379,7 @@ class Trainer:
                 if self.device == "cpu":
                     free_memory()
             progress.out_of_time = self._is_out_of_time()
-            done = progress.step == self.total or progress.out_of_time
+            done = progress.step == self.total or progress.is_over
             if self.validation_batches and (done or progress.step % self.eval_every == 0):
                 self.validate()
             if progress.step % self.checkpoint_every == 0 or progress.out_of_time:
@@ -560,7 +563,7 @@ class Trainer:
             if self.panel_batches:
                 values[panel_check.SERIES] = -self._sum_losses(self.panel_batches)[0]
         self.time_left.validation = clock() - began
-        loss = values["validation/loss"]
+        loss = self._falling_figure(values)
         if not math.isfinite(loss):
             raise Diverged(f"the validation loss is no longer a number at step {progress.step}: lower learning_rate")
         progress.validation_loss, progress.validation_accuracy = loss, values.get("validation/token_accuracy")
@@ -580,7 +583,7 @@ class Trainer:
         samples, progress = self.sample_answers, self.progress
         if samples is None:
             return
-        is_last = progress.step == self.total or progress.stopped_early or progress.out_of_time
+        is_last = progress.step == self.total or progress.is_over
         always = self.request.samples is not None or progress.step == 0 or is_last
         if not always and not samples.is_affordable(progress.sample_seconds, progress.training_seconds):
             return
@@ -618,6 +621,10 @@ class Trainer:
             tokens += int(sums.tokens)
         return nll / tokens, correct / tokens
 
+    def _falling_figure(self, values: dict[str, float]) -> float:
+        """Return the validation figure that is to fall."""
+        return values["validation/loss"]
+
     def _accuracy(self, values: dict[str, float]) -> float | None:
         """Return the validation figure that is to rise where the loss is to fall."""
         return values.get("validation/token_accuracy")
@@ -648,11 +655,15 @@ class Trainer:
         """Say where training ended and which step was kept, in an event and among the resolved values."""
         progress = self.progress
         epochs, max_epochs = progress.step / self.per_epoch, self.total / self.per_epoch
-        best = f"the step with the best validation loss was kept (step {progress.best_step:,} of {progress.step:,})"
+        best = f"the step with the best {self.validated} was kept (step {progress.best_step:,} of {progress.step:,})"
         if progress.over_margin:
             best += f"; {progress.over_margin} that had lost more on the panel than panel_margin were passed over"
             best += "; the result is the model as it was" if progress.best_step == 0 else ""
-        if progress.stopped_early:
+        if progress.collapse:
+            sentence = f"stopped after {progress.step:,} of {self.total:,} steps: {progress.collapse}"
+            if self.recipe.early_stopping_patience is not None:
+                sentence += f"; {best}"
+        elif progress.stopped_early:
             sentence = (
                 f"stopped after {epochs:.3g} of at most {max_epochs:.3g} epochs: validation no longer improved; {best}"
             )
@@ -710,7 +721,7 @@ class Trainer:
         )
         if self.recipe.early_stopping_patience is not None:
             self._restore_best_weights()
-        if self.recipe.early_stopping_patience is not None or self.progress.out_of_time:
+        if self.recipe.early_stopping_patience is not None or self.progress.out_of_time or self.progress.collapse:
             self._report_stop()
         self._report_untrained_matrices()
         target = self.folder.adapter if hasattr(self.model, "peft_config") else self.folder.model
@@ -746,10 +757,8 @@ class Trainer:
     def _make_result(self) -> Result:
         """Return the final figures of the run."""
         progress, patience = self.progress, self.recipe.early_stopping_patience
-        losses = [line.value for line in self.folder.read_metrics()[0] if line.series == "train/loss"]
-        last = losses[-min(self.per_epoch, len(losses)) :]
         return Result(
-            train_loss=sum(last) / len(last),
+            train_loss=self._mean_of_last_epoch("train/loss"),
             validation_loss=progress.best_loss if patience is not None else progress.validation_loss,
             validation_token_accuracy=progress.best_accuracy if patience is not None else progress.validation_accuracy,
             base_validation_loss=progress.base_loss,
@@ -778,6 +787,11 @@ class Trainer:
             resolved=self.resolved,
             versions=versions(),
         )
+
+    def _mean_of_last_epoch(self, series: str) -> float | None:
+        """Return the mean of a series over the last epoch's steps, or all of a shorter run; None without points."""
+        values = [line.value for line in self.folder.read_metrics()[0] if line.series == series][-self.per_epoch :]
+        return sum(values) / len(values) if values else None
 
     def _write_when_room(self, write: Callable[[], object]) -> None:
         """Write a part of the result; on a full disk wait for room, since what was learned is nowhere else.

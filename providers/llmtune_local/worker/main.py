@@ -46,8 +46,8 @@ class TrainingFigures(Protocol):
         ...
 
     @property
-    def train_loss(self) -> float:
-        """The mean over the steps of the last epoch, in nats per token."""
+    def train_loss(self) -> float | None:
+        """The mean over the steps of the last epoch, in nats per token; None where no loss says how far a run is."""
         ...
 
 
@@ -178,7 +178,8 @@ def _train_locked(folder: RunDir, stop: Callable[[], bool], make_trainer: MakeTr
                 )
                 return FAILED
             assert result is not None  # this process leads
-            journal.event(f"finished after {result.steps:,} steps, training loss {result.train_loss:.4f}")
+            loss = "" if result.train_loss is None else f", training loss {result.train_loss:.4f}"
+            journal.event(f"finished after {result.steps:,} steps{loss}")
             journal.update(state="succeeded", message="finished", step=result.steps)
             trainer.cleanup()
             return SUCCEEDED

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from llmtune.errors import InvalidJob
 from llmtune.job.spec import TuningJob
 from llmtune.metrics.samples import Sample
 from llmtune.planning.plan import plan
@@ -19,7 +20,7 @@ from llmtune.provider.types import JobRef, RunKey, RunState, Target
 from llmtune_local.responses import snapshot
 from llmtune_local.run_state import process
 from llmtune_local.run_state.run_dir import RunDir
-from llmtune_local.run_state.schema import SampleLine, Verdict
+from llmtune_local.run_state.schema import RunRequest, SampleLine, Verdict
 from llmtune_local.worker.supervisor import ATTEMPTS
 
 KEY = RunKey("lt0123456789")
@@ -135,3 +136,88 @@ def test_each_answer_is_polled_once(tmp_path: Path) -> None:
     assert [sample.step for sample in second.samples] == [5]
     old_cursor = {name: position for name, position in (second.cursor or {}).items() if name != "samples"}
     assert len(snapshot(folder, None, verdict, old_cursor).samples) == 2
+
+
+# Reinforcement
+
+
+def plan_reinforcement(tmp_path: Path, grader: dict[str, Any], **options: Any) -> Any:
+    """Plan a reinforcement job of 40 prompts at the local trainer."""
+    rows = tmp_path / "prompts.jsonl"
+    lines = [{"messages": [{"role": "user", "content": f"{n} plus 1"}], "sum": str(n + 1)} for n in range(40)]
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return plan(
+        TuningJob.model_validate(
+            {
+                "name": "sums",
+                "dataset": {"path": str(rows), "split": [1, 0, 0]},
+                "model": "tiny",
+                "method": "reinforcement",
+                "grader": grader,
+                "hyperparameters": {"epochs": 2, "batch_size": 8},
+                "provider_options": {"local": options},
+            }
+        ),
+        "local",
+    )
+
+
+def test_a_reinforcement_job_goes_to_the_worker_with_its_grader_and_options(tmp_path: Path) -> None:
+    grader = {"kind": "match", "operation": "numeric", "reference": "sum"}
+    planned = plan_reinforcement(
+        tmp_path, grader, samples_per_prompt=4, answer_tokens=100, loss_normalisation="dr_grpo"
+    )
+    assert planned.refusals == ()
+    assert planned.request is not None
+    request = RunRequest.model_validate(planned.request.body)
+    assert request.method == "reinforcement"
+    assert request.grader is not None
+    assert request.grader | grader == request.grader
+    assert request.options.loss_normalisation == "dr_grpo"
+    (note,) = [note for note in planned.warnings if "samples" in note]
+    assert note == "each step samples 32 answers of at most 100 tokens: in 10 steps at most 0.032 million tokens"
+
+
+def test_memory_counts_the_answers_that_are_sampled(tmp_path: Path) -> None:
+    grader = {"kind": "match", "operation": "numeric", "reference": "sum"}
+    short, long = (plan_reinforcement(tmp_path, grader, answer_tokens=tokens).memory for tokens in (10, 400))
+    assert long.peak > short.peak
+    assert {"answers being sampled", "reference weights"} < {part.name for part in long.parts}
+
+
+@pytest.mark.parametrize(
+    "grader",
+    [
+        {"kind": "http", "url": "https://grader.example/score", "reference": "sum"},
+        {"kind": "lambda", "function": "arn:aws:lambda:us-east-1:123456789012:function:grade", "reference": "sum"},
+        {
+            "kind": "weighted",
+            "parts": [{"weight": 1, "grader": {"kind": "judge", "model": "local:tiny", "rubric": "Is it right?"}}],
+        },
+    ],
+)
+def test_graders_that_run_elsewhere_are_refused_by_their_kind(grader: dict[str, Any], tmp_path: Path) -> None:
+    (refusal,) = [text for text in plan_reinforcement(tmp_path, grader).refusals if "grader" in text]
+    kind = "judge" if grader["kind"] == "weighted" else grader["kind"]
+    assert refusal.startswith(f"grader: a grader of kind {kind} runs elsewhere, and the local trainer takes those")
+
+
+def test_several_processes_are_refused_before_a_run_starts(tmp_path: Path) -> None:
+    from llmtune_local.preflight import check_request
+
+    grader = {"kind": "match", "operation": "numeric", "reference": "sum"}
+    planned = plan_reinforcement(tmp_path, grader, processes=2)
+    assert any(
+        "the run will be refused: method reinforcement trains in one process" in note for note in planned.warnings
+    )
+    with pytest.raises(InvalidJob, match="method reinforcement trains in one process"):
+        check_request(planned.request.body)
+
+
+def test_a_reinforcement_run_has_rewards_in_place_of_losses(request_body: dict[str, Any], tmp_path: Path) -> None:
+    folder = RunDir(tmp_path / "run")
+    grader = {"kind": "match", "operation": "exact"}
+    folder.write_request(RunRequest.model_validate(request_body | {"method": "reinforcement", "grader": grader}))
+    reasons = snapshot(folder, None, Verdict(state="running"), None).not_reported
+    assert set(reasons) == {"train/loss", "validation/loss"}
+    assert set(reasons.values()) == {"method reinforcement is measured by rewards"}

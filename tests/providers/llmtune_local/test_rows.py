@@ -18,6 +18,7 @@ from llmtune.errors import InvalidData, MissingExtra
 from llmtune.job.spec import DatasetSpec, TuningJob
 from llmtune.planning.plan import plan
 from llmtune.provider.registry import get_provider
+from llmtune_local import preflight
 from llmtune_local.models.loading import check_rows
 from llmtune_local.rows import open_rendering
 
@@ -244,3 +245,41 @@ def test_plain_text_is_sent_as_plain_text(name: str, tmp_path: Path) -> None:
     assert {file.format for file in encoded.files} == {"text"}
     report = check(path, provider="local")
     assert not [finding for finding in report.findings if finding.is_error]
+
+
+@pytest.mark.parametrize(
+    ("row", "on_too_long", "problem"),
+    [
+        ({"messages": [ASK], "hours": "six"}, "error", None),
+        ({"messages": [ASK, {"role": "assistant", "content": "six " * 20_000}]}, "error", None),  # only graded
+        ({"messages": [{"role": "user", "content": "Open? " * 20_000}, SAY]}, "error", "its answer included"),
+        ({"messages": [{"role": "user", "content": "Open? " * 20_000}, SAY]}, "drop", None),
+        (
+            {"messages": [{"role": "system", "content": "Be brief."}, SAY]},
+            "error",
+            "no question comes before the answer",
+        ),
+    ],
+)
+def test_prompts_of_reinforcement_are_checked_without_their_answers(
+    tmp_path: Path, row: dict[str, Any], on_too_long: str, problem: str | None
+) -> None:
+    path = write_rows(tmp_path / "rows.jsonl", [row])
+    grader = {"kind": "match", "operation": "exact"} | ({"reference": "hours"} if "hours" in row else {})
+    job = TuningJob.model_validate(
+        {
+            "name": "n",
+            "dataset": {"path": str(path), "split": [1, 0, 0], "on_too_long": on_too_long},
+            "model": "tiny",
+            "method": "reinforcement",
+            "grader": grader,
+        }
+    )
+    receipt = plan(job, "local")
+    data = Dataset.from_spec(job.dataset, reference=grader.get("reference"))
+    if problem is None:
+        preflight.check_rows(data, receipt)
+    else:
+        with pytest.raises(InvalidData, match=problem) as raised:
+            preflight.check_rows(data, receipt)
+        assert raised.value.findings[0].line == 1
