@@ -124,7 +124,7 @@ def _merge(artefact: Path, data: Mapping[str, Any], into: Path) -> None:
 
     def write(path: Path) -> None:
         models.save_artefact(network, tokenizer, path, half=half)
-        _copy_processor(base, revision, path)
+        models.copy_image_processor(base, revision, path)
         if (artefact / DECISIONS_FILE).is_file():
             shutil.copyfile(artefact / DECISIONS_FILE, path / DECISIONS_FILE)
         if labelled:
@@ -132,16 +132,6 @@ def _merge(artefact: Path, data: Mapping[str, Any], into: Path) -> None:
 
     bytes_ = sum(parameter.numel() for parameter in network.parameters()) * (2 if half else 4)
     write_new(into, write, needs=bytes_)
-
-
-def _copy_processor(base: str, revision: str | None, into: Path) -> None:
-    """Copy the files that a model of text and images is served with beside its weights: how images are read."""
-    folder = shape.find_model_folder(base, revision)
-    if folder is None or not shape.has_text_config(folder):
-        return
-    for name in ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"):
-        if (folder / name).is_file():
-            shutil.copy(folder / name, into)
 
 
 def _adapter_notes(into: Path, settings: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[str, ...]:

@@ -87,6 +87,7 @@ def check_rows(data: Dataset, receipt: Receipt) -> None:
         {"train": data.train, "validation": data.validation},
         chat_template=options.chat_template,
         template_options=options.template_options,
+        image_max_pixels=options.image_max_pixels,
         **facts,
     )
 
