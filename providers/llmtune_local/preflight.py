@@ -36,7 +36,14 @@ def adapter_notes(receipt: Receipt) -> Sequence[str]:
 
     dropout = float(receipt.effective("lora_dropout", 0.0) or 0.0)
     try:
-        planned = planned_targets(target.model, revision, targets, adapter=target.adapter, dropout=dropout)
+        planned = planned_targets(
+            target.model,
+            revision,
+            targets,
+            adapter=target.adapter,
+            dropout=dropout,
+            images=True,  # a name outside of the text model is refused where no row has one, when the run starts
+        )
     except LlmtuneError as problem:
         hint = f" ({problem.hint})" if problem.hint else ""
         return (f"the run will be refused: {problem.message}{hint}",)
@@ -57,6 +64,17 @@ def margin_notes(receipt: Receipt) -> Sequence[str]:
     except LlmtuneError as problem:
         return (f"the run will be refused: {problem.message} ({problem.hint})",)
     return ()
+
+
+def count_tokens(receipt: Receipt, dataset: Dataset) -> tuple[int, int]:
+    """Return the tokens of all training rows and of the longest row: estimates, with those of images where the plan has
+    counted them."""
+    sizes = dataset.estimated_tokens
+    images = [sum(len(turn.images) for turn in row.messages) for row in dataset.train]
+    if not any(images) or receipt.data.tokens_estimated or receipt.data.tokens is None:
+        return sizes["train"], sizes["longest"]
+    per_image = max(0, receipt.data.tokens - sizes["train"]) / sum(images)
+    return receipt.data.tokens, round(sizes["longest"] + max(images) * per_image)
 
 
 def check_rows(data: Dataset, receipt: Receipt) -> None:
@@ -94,6 +112,7 @@ def check_rows(data: Dataset, receipt: Receipt) -> None:
 
 def check_request(body: dict[str, Any]) -> None:
     """Raise what the worker would raise: there is no such model or device, or they do not fit each other."""
+    from llmtune_local.batching.token_rows import may_have_images
     from llmtune_local.models.hardware import resolve_device
     from llmtune_local.models.hub import load_config
     from llmtune_local.models.memory_estimate import check_memory
@@ -113,5 +132,12 @@ def check_request(body: dict[str, Any]) -> None:
     if run.method != "classification":
         recipe = run.hyperparameters
         targets, dropout = recipe.lora_target_modules, recipe.lora_dropout
-        planned_targets(run.model, run.revision, targets, adapter=run.adapter, dropout=dropout)
+        planned_targets(
+            run.model,
+            run.revision,
+            targets,
+            adapter=run.adapter,
+            dropout=dropout,
+            images=may_have_images(run.files.train),
+        )
     check_memory(body, device)

@@ -62,7 +62,9 @@ def open_rendering(model: str, options: Mapping[str, Any], offline: bool) -> Ren
         if not any(turn.images for row in rows for turn in row.messages):
             return None
         limit = context_length(load_config(model, settings.revision), tokenizer, max_length)
-        return count_row_tokens(renderer, rows, limit, on_too_long)
+        sizes = load_images(model, settings.revision, tokenizer, max_pixels=settings.image_max_pixels, decode=False)
+        counting = Renderer(tokenizer, template_options=settings.template_options, images=sizes)
+        return count_row_tokens(counting, rows, limit, on_too_long)
 
     return Rendering(tokenizer, problems, reasons=renderer.template.reasons and not provided, count_tokens=count_tokens)
 

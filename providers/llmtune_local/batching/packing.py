@@ -351,8 +351,9 @@ def _pad(rows: Sequence[TokenRow], prompt_weight: float, pad: int) -> MicroBatch
         trained.append((at + index * longest, *labels))
     tokens = sum(len(row.ids) for row in rows)
     trained_at = _to_tensors(*zip(*trained, strict=True))
+    batch = MicroBatch(**fields, positions=None, prefix_groups=None, tokens=tokens, **trained_at)
     images = tuple(image for row in rows for image in row.images)
-    return MicroBatch(**fields, positions=None, prefix_groups=None, tokens=tokens, images=images, **trained_at)
+    return replace(batch, images=images) if images else batch
 
 
 def pad_rows(rows: Sequence[TokenRow], pad: int) -> dict[str, Tensor]:

@@ -10,13 +10,16 @@ import base64
 import binascii
 import io
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmtune.data.rendering.images import ImageProblem
 from llmtune.errors import MissingExtra
 
 if TYPE_CHECKING:
     from llmtune.data.example import ImagePart
+
+T = TypeVar("T")
 
 #: Bytes and pixels of an image at most, and images of a row.
 MAX_BYTES = 20_000_000
@@ -54,13 +57,37 @@ def read_content(image: ImagePart) -> bytes:
     return content
 
 
+def read_size(content: bytes) -> tuple[int, int]:
+    """Return width and height of an image in pixels, from its head alone. Raises as `open_image`."""
+    return _open(content, lambda image: (int(image.width), int(image.height)))
+
+
 def open_image(content: bytes, *, max_pixels: int | None = None) -> Any:
     """Return a Pillow image in RGB, upright, scaled down to `max_pixels` where it has more.
 
     Raises `ImageProblem` where it cannot be read or is too large, `MissingExtra` without Pillow.
     """
+
+    def decode(opened: Any) -> Any:
+        from PIL import ImageOps
+
+        return ImageOps.exif_transpose(opened).convert("RGB")
+
+    image = _open(content, decode)
+    pixels = image.width * image.height
+    if max_pixels is not None and pixels > max_pixels:
+        from PIL import Image
+
+        scale = (max_pixels / pixels) ** 0.5
+        size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    return image
+
+
+def _open(content: bytes, read: Callable[[Any], T]) -> T:
+    """Return what `read` makes of the opened image, which is decoded when it asks for that."""
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image
     except ImportError as fault:
         raise MissingExtra("images", "pillow", purpose="reading images") from fault
     try:
@@ -72,7 +99,7 @@ def open_image(content: bytes, *, max_pixels: int | None = None) -> Any:
                 raise ImageProblem(
                     f"an image has {width:,} x {height:,} pixels; at most {MAX_PIXELS:,} are read", "make it smaller"
                 )
-            image = ImageOps.exif_transpose(opened).convert("RGB")
+            return read(opened)
     except ImageProblem:
         raise
     except Exception as problem:  # noqa: BLE001 - a broken file makes the decoders raise nearly anything
@@ -80,8 +107,3 @@ def open_image(content: bytes, *, max_pixels: int | None = None) -> Any:
             f"an image of {len(content):,} bytes cannot be read as {', '.join(FORMATS)} ({type(problem).__name__})",
             "convert it, such as to PNG",
         ) from None
-    if max_pixels is not None and width * height > max_pixels:
-        scale = (max_pixels / (width * height)) ** 0.5
-        size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
-        image = image.resize(size, Image.Resampling.BICUBIC)
-    return image

@@ -50,7 +50,7 @@ def _text_of(tokenizer: Any, token: int) -> str | None:
 
 def _expand_qwen(config: Any, tokenizer: Any, processor: Any, inputs: Inputs) -> str:
     patches = int(inputs["image_grid_thw"][0].prod())
-    return _token(config, tokenizer) * (patches // processor.merge_size**2)
+    return _token(config, tokenizer) * (patches // int(processor.merge_size) ** 2)
 
 
 def _gemma_mark(config: Any, tokenizer: Any) -> str | None:
@@ -78,11 +78,11 @@ def _expand_tiles(config: Any, tokenizer: Any, processor: Any, inputs: Inputs) -
 
 def _expand_llava(config: Any, tokenizer: Any, processor: Any, inputs: Inputs) -> str:
     height, width = inputs["pixel_values"].shape[-2:]
-    patch = config.vision_config.patch_size
+    patch = int(config.vision_config.patch_size)
     # CLIP's tower has a token for the whole image before its patches; the strategy "default" drops the first.
     whole = 1 if "clip" in config.vision_config.model_type else 0
     dropped = 1 if config.vision_feature_select_strategy == "default" else 0
-    return _token(config, tokenizer) * ((height // patch) * (width // patch) + whole - dropped)
+    return _token(config, tokenizer) * (int(height // patch) * int(width // patch) + whole - dropped)
 
 
 FAMILIES = (

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from llmtune.data.rendering.images import ImageProblem
-from llmtune_local.images.content import MAX_IMAGES, open_image, read_content
+from llmtune_local.images.content import MAX_IMAGES, open_image, read_content, read_size
 from llmtune_local.images.families import Family, family_names, find_family, image_token
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ class NoImages:
 class ModelImages:
     """The reader of one model. `load_processor` returns transformers' image processor and is called for the first
     image; `keep` is a folder for the images of rows (None: they stay in memory), `max_pixels` the size to which larger
-    images are scaled down."""
+    images are scaled down. Without `decode`, of images of one size only the first is decoded: enough to count tokens,
+    which depend on the size alone."""
 
     def __init__(
         self,
@@ -67,13 +68,14 @@ class ModelImages:
         *,
         max_pixels: int | None = None,
         keep: Path | None = None,
+        decode: bool = True,
     ) -> None:
         family = find_family(config)
         assert family is not None
         self.family: Family = family
         self.config, self.tokenizer = config, tokenizer
         self._load_processor = load_processor
-        self.max_pixels, self.keep = max_pixels, keep
+        self.max_pixels, self.keep, self._decode = max_pixels, keep, decode
         self.token = image_token(config)
         self.mark = str(family.mark(config, tokenizer))
         self._token_text = str(tokenizer.convert_ids_to_tokens(self.token))
@@ -115,14 +117,15 @@ class ModelImages:
 
     def _expand_mark(self, image: ImagePart) -> str:
         content = read_content(image)
-        digest = _digest(content)
-        if digest not in self._marks:
+        key = _digest(content) if self._decode else str(read_size(content))
+        if key not in self._marks:
             inputs = self._process(content)
-            self._marks[digest] = self.family.expand(self.config, self.tokenizer, self.processor, inputs)
-            self._keep_inputs(digest, inputs)
+            self._marks[key] = self.family.expand(self.config, self.tokenizer, self.processor, inputs)
+            if self._decode:
+                self._keep_inputs(key, inputs)
             if len(self._marks) > _KEPT_MARKS:
                 self._marks.popitem(last=False)
-        return self._marks[digest]
+        return self._marks[key]
 
     def place(self, images: Sequence[ImagePart], ids: Sequence[int]) -> tuple[RowImage, ...]:
         """Return the images of a rendered row with the places of their tokens in `ids`."""
@@ -172,8 +175,9 @@ class ModelImages:
 
     def _keep_inputs(self, digest: str, processed: Any) -> dict[str, Tensor]:
         inputs = {name: processed[name] for name in self.family.inputs if name in processed}
-        self._inputs[digest] = inputs
-        self._inputs_bytes += _size(inputs)
+        if digest not in self._inputs:
+            self._inputs[digest] = inputs
+            self._inputs_bytes += _size(inputs)
         while self._inputs_bytes > _KEPT_BYTES and len(self._inputs) > 1:
             self._inputs_bytes -= _size(self._inputs.popitem(last=False)[1])
         return inputs

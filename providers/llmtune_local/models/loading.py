@@ -111,10 +111,11 @@ def load_images(
     *,
     max_pixels: int | None = None,
     keep: Path | None = None,
+    decode: bool = True,
 ) -> ImageReader:
     """Return the reader of images of a model, which refuses them all where the model's are not read here.
 
-    `max_pixels` and `keep` are those of `ModelImages`.
+    `max_pixels`, `keep` and `decode` are those of `ModelImages`.
     """
     config = load_config(model, revision)
     if find_family(config) is None or not has_text_part(config):
@@ -127,7 +128,7 @@ def load_images(
     def load_processor() -> Any:
         return _load_image_processor(model, revision)
 
-    return ModelImages(config, tokenizer, load_processor, max_pixels=max_pixels, keep=keep)
+    return ModelImages(config, tokenizer, load_processor, max_pixels=max_pixels, keep=keep, decode=decode)
 
 
 def _load_image_processor(model: str, revision: str | None) -> Any:
@@ -148,10 +149,9 @@ def _load_image_processor(model: str, revision: str | None) -> Any:
         )
     from transformers import AutoImageProcessor
 
+    loader: Any = AutoImageProcessor
     try:
-        return AutoImageProcessor.from_pretrained(
-            locate(base), revision=revision, trust_remote_code=False, backend="pil"
-        )
+        return loader.from_pretrained(locate(base), revision=revision, trust_remote_code=False, backend="pil")
     except (OSError, ValueError) as problem:
         raise InvalidJob(
             f"the image processor of {base!r} cannot be loaded: {first_line(problem)}",
@@ -353,7 +353,7 @@ def artefact_bytes(tuned: Any) -> int:
     return sum(int(parameter.numel() * parameter.element_size()) for parameter in trained) + (1 << 20)
 
 
-def check_rows(
+def check_rows(  # noqa: PLR0913 - what a job says of its rows
     model: str,
     rows: Mapping[str, Sequence[Any]],
     *,

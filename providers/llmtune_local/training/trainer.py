@@ -279,7 +279,7 @@ class Trainer:
             quantization=(request.options.quantization or QUANTIZED) if request.adapter == "qlora" else None,
         )
         torch.manual_seed(request.seed)
-        return add_adapter(base, request, self.status_writer.event)
+        return add_adapter(base, request, self.status_writer.event, images=self.has_images)
 
     def _make_network(self) -> Any:
         """Wrap the model as it is run: packed or padded, with the faster ways that it supports."""

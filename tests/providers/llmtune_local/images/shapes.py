@@ -1,4 +1,4 @@
-"""Models of text and images with random weights, small, built from configurations; and rows with squares of a colour."""
+"""Small models of text and images with random weights, built from configurations; rows with squares of a colour."""
 
 from __future__ import annotations
 
