@@ -42,7 +42,7 @@ def adapter_notes(receipt: Receipt) -> Sequence[str]:
             targets,
             adapter=target.adapter,
             dropout=dropout,
-            images=True,  # a name outside of the text model is refused where no row has one, when the run starts
+            images=True,  # `check_rows` refuses names outside of the text model where no row has one
         )
     except LlmtuneError as problem:
         hint = f" ({problem.hint})" if problem.hint else ""
@@ -84,6 +84,7 @@ def check_rows(data: Dataset, receipt: Receipt) -> None:
 
     Raises:
         InvalidData: there is such a row.
+        InvalidJob: the adapter names layers that read images, and no row has one.
     """
     options = LocalOptions.model_validate(receipt.target.options)
     facts: dict[str, Any] = {
@@ -99,7 +100,16 @@ def check_rows(data: Dataset, receipt: Receipt) -> None:
         encoder.check_rows(receipt.target.model, (data.train, data.validation), labels=labels, **facts)
         return
     from llmtune_local.models import loading
+    from llmtune_local.models.peft_adapter import planned_targets
 
+    planned_targets(
+        receipt.target.model,
+        options.revision,
+        receipt.effective("lora_target_modules", "all-linear"),
+        adapter=receipt.target.adapter,
+        dropout=float(receipt.effective("lora_dropout", 0.0) or 0.0),
+        images=any(turn.images for row in data.train for turn in row.messages),
+    )
     loading.check_rows(
         receipt.target.model,
         {"train": data.train, "validation": data.validation},
@@ -112,7 +122,6 @@ def check_rows(data: Dataset, receipt: Receipt) -> None:
 
 def check_request(body: dict[str, Any]) -> None:
     """Raise what the worker would raise: there is no such model or device, or they do not fit each other."""
-    from llmtune_local.batching.token_rows import may_have_images
     from llmtune_local.models.hardware import resolve_device
     from llmtune_local.models.hub import load_config
     from llmtune_local.models.memory_estimate import check_memory
@@ -138,6 +147,6 @@ def check_request(body: dict[str, Any]) -> None:
             targets,
             adapter=run.adapter,
             dropout=dropout,
-            images=may_have_images(run.files.train),
+            images=True,  # `check_rows` has seen whether there are any
         )
     check_memory(body, device)

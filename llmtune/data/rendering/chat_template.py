@@ -317,13 +317,14 @@ class ChatTemplate:
 
     def _probe_lists(self) -> bool:
         """Return whether the template renders the content of turns only as lists of parts, as some with images do."""
-        for content, taken in ((_PROBE, False), ([{"type": "text", "text": _PROBE}], True)):
-            try:
-                if _PROBE in self._run([{"role": "user", "content": content}]):
-                    return taken
-            except Exception:  # noqa: BLE001  a template that refuses the probe fails on the rows, with their line
-                continue
-        return False
+        return not self._renders(_PROBE) and self._renders([{"type": "text", "text": _PROBE}])
+
+    def _renders(self, content: Any) -> bool:
+        """Return whether the template renders a user's turn with this content, which is the probe's."""
+        try:
+            return _PROBE in self._run([{"role": "user", "content": content}])
+        except Exception:  # noqa: BLE001  a template that refuses the probe fails on the rows, with their line
+            return False
 
     def _probe_end(self) -> str | None:
         if not self.tokenizer.chat_template:

@@ -324,6 +324,7 @@ def _pack(rows_by_prefix: Sequence[tuple[int, Sequence[TokenRow]]], prompt_weigh
         prefix_groups=prefix_groups,
         attention_mask=None,
         tokens=sum(len(row.ids) for _, rows in rows_by_prefix for row in rows),
+        images=(),
         **_to_tensors(*zip(*trained, strict=True)),
     )
 
@@ -351,9 +352,17 @@ def _pad(rows: Sequence[TokenRow], prompt_weight: float, pad: int) -> MicroBatch
         trained.append((at + index * longest, *labels))
     tokens = sum(len(row.ids) for row in rows)
     trained_at = _to_tensors(*zip(*trained, strict=True))
-    batch = MicroBatch(**fields, positions=None, prefix_groups=None, tokens=tokens, **trained_at)
     images = tuple(image for row in rows for image in row.images)
-    return replace(batch, images=images) if images else batch
+    return MicroBatch(
+        ids=fields["ids"],
+        attention_mask=fields["attention_mask"],
+        positions=None,
+        prefix_groups=None,
+        tokens=tokens,
+        prefix=None,
+        images=images,
+        **trained_at,
+    )
 
 
 def pad_rows(rows: Sequence[TokenRow], pad: int) -> dict[str, Tensor]:

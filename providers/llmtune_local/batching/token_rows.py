@@ -234,12 +234,12 @@ def read_image_rows(
     no row has one. Raises `InvalidData`."""
     from llmtune.data.io.reading import FileRows
 
-    if not may_have_images(path) or not any(turn.images for row in FileRows(path) for turn in row.messages):
+    if not _may_have_images(path) or not any(turn.images for row in FileRows(path) for turn in row.messages):
         return None
     return tokenise(tokenizer, FileRows(path), file=path, images=images, **settings)
 
 
-def may_have_images(path: str) -> bool:
+def _may_have_images(path: str) -> bool:
     """Return whether a canonical file could have a row with an image, without reading its rows."""
     with Path(path).open("rb") as file:
         return any(b"image_url" in line for line in file)

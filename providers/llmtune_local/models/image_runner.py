@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from llmtune_local.models.model_runner import Network
 if TYPE_CHECKING:
     import torch
 
+    from llmtune_local.batching.loss import LossSums
     from llmtune_local.batching.packing import MicroBatch
     from llmtune_local.images.reader import ModelImages, RowImage
     from llmtune_local.kernels.shared_prefix import SharedPrefix
@@ -18,8 +20,9 @@ if TYPE_CHECKING:
 class ImageNetwork(Network):
     """A model whose rows have images, which `images` reads.
 
-    Rows are padded: positions of images have up to three axes, and in some families an image's tokens see each other,
-    which a pack without padding does not say. Batches without an image go through the text model alone.
+    Rows with images are padded: positions of images have up to three axes, and in some families an image's tokens see
+    each other, which a pack without padding does not say. Batches without an image go through the text model alone, and
+    with `pack` they may be packed.
     """
 
     def __init__(
@@ -39,6 +42,11 @@ class ImageNetwork(Network):
     def features(self) -> tuple[str, ...]:
         """Describe the ways in use, for people."""
         return ("images", *super().features)
+
+    def losses(self, batch: MicroBatch, *, smoothing: float = 0.0, prefix: SharedPrefix | None = None) -> LossSums:
+        """Return the loss sums of one micro-batch, which may be padded although texts are packed."""
+        with self.unpacked() if batch.prefix_groups is None else contextlib.nullcontext():
+            return super().losses(batch, smoothing=smoothing, prefix=prefix)
 
     def image_inputs(self, ids: torch.Tensor, images: Sequence[RowImage]) -> dict[str, Any]:
         """Return what the model takes beside the tokens [rows, length], whose images these are in order."""

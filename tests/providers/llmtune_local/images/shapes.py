@@ -215,7 +215,7 @@ def data_url(content: bytes, kind: str = "image/png") -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def row(name: str, url: str, *, question: str = "Which colour?") -> dict[str, Any]:
+def row(name: str, url: str, *, question: str = "Is it red, green, blue or yellow?") -> dict[str, Any]:
     """Return a chat row as OpenAI's fine-tuning takes it."""
     parts = [{"type": "text", "text": question}, {"type": "image_url", "image_url": {"url": url}}]
     return {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": name}]}
