@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from shlex import quote
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 Format = Literal["adapter", "merged"]
+
+#: Layers of a model of text and images that are outside of its text part, by their full names.
+_OUTSIDE_TEXT = re.compile(r"(?:^|\.)(?:visual|vision_tower|vision_model|multi_modal_projector|connector)\.")
 
 #: What to do where the folder cannot be written.
 _OTHER_FOLDER = "name another folder with --out"
@@ -149,6 +153,10 @@ def reason_not_servable(settings: Mapping[str, Any]) -> str | None:
     for blocks, says in (
         (settings.get("use_dora"), "a DoRA adapter"),
         (settings.get("modules_to_save"), "an adapter with whole modules in it"),
+        (
+            any(_OUTSIDE_TEXT.search(name) for name in settings.get("target_modules") or ()),
+            "an adapter on what reads images",
+        ),
         (settings.get("target_parameters"), "an adapter on parameters, such as those of routed experts"),
         (settings.get("bias", "none") != "none" or settings.get("lora_bias"), "an adapter with biases"),
         (rank > _RANKS[-1], f"an adapter of rank {rank}"),

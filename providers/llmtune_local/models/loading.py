@@ -160,6 +160,11 @@ def _load_image_processor(model: str, revision: str | None) -> Any:
         ) from None
 
 
+def reads_images(folder: Path) -> bool:
+    """Return whether the model in the folder of a run was tuned on rows with images: what reads them lies beside it."""
+    return any((folder / name).is_file() for name in IMAGE_PROCESSOR_FILES)
+
+
 def copy_image_processor(base: str, revision: str | None, into: Path) -> None:
     """Copy the files that a model of text and images is served with beside its weights: how images are read."""
     folder = find_model_folder(base, revision)

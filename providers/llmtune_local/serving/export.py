@@ -76,6 +76,11 @@ def export_for_server(
         raise InvalidJob(
             "this run tuned a classifier, which llama.cpp does not serve with its labels", hint="use --format merged"
         )
+    if loading.reads_images(artefact):
+        raise InvalidJob(
+            "this model was tuned on rows with images, and the file would hold its text part alone",
+            hint="use --format vllm, or --format merged",
+        )
     if format == "gguf-adapter" and not (artefact / "adapter_config.json").is_file():
         raise InvalidJob("this run tuned all weights: it has no adapter", hint="use --format gguf")
     conversion = _prepare(artefact, data)
@@ -164,7 +169,8 @@ def _renderer(artefact: Path, data: Mapping[str, Any]) -> tuple[Renderer, Mappin
     options = data.get("options", {})
     template_options = options.get("template_options")
     tokenizer = loading.load_tokenizer(str(artefact), None, options.get("chat_template"))
-    return Renderer(tokenizer, template_options=template_options), template_options
+    images = loading.load_images(str(data["model"]), data.get("revision"), tokenizer)
+    return Renderer(tokenizer, template_options=template_options, images=images), template_options
 
 
 def _modelfile(conversion: _Conversion, file: str) -> str:

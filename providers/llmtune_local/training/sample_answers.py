@@ -17,7 +17,7 @@ import torch
 
 from llmtune.data.example import Example
 from llmtune.data.formats.registry import detect
-from llmtune.data.hashing import turn_text
+from llmtune.data.hashing import shown_text, turn_text
 from llmtune.data.io.reading import read_rows
 from llmtune.data.rendering.tokenize import Renderer
 from llmtune.errors import InvalidData
@@ -122,7 +122,7 @@ class SampleAnswers:
         if not prompt:
             return "", "", ()
         expected = "" if answer is None else turn_text(answer)
-        return _cut(turn_text(prompt[-1])), _cut(expected), self._renderer.prompt_ids(prompt, example.tools)
+        return _cut(shown_text(prompt[-1])), _cut(expected), self._renderer.prompt_ids(prompt, example.tools)
 
     def _place_images(self, example: Example, ids: Sequence[int]) -> tuple[RowImage, ...]:
         reader = self._renderer.template.images
