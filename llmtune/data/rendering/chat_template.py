@@ -241,6 +241,12 @@ class ChatTemplate:
                     f"turn {index + 1} is the assistant's and holds an image, which the model cannot produce",
                     "put the image into the user's turn",
                 )
+        images = [image for message in example.messages for image in message.images]
+        if self.images is not None and images:
+            try:
+                self.images.check(images)
+            except ImageProblem as problem:
+                self.refuse(example, "image", problem.message, problem.remedy)
         return [_make_payload(message, lists=self._lists) for message in example.messages]
 
     def _apply(self, example: Example, payloads: list[dict[str, Any]], *, add_generation_prompt: bool = False) -> str:

@@ -21,6 +21,10 @@ class ImageProblem(ValueError):
 class ImageReader(Protocol):
     """The images of conversations, as one model is given them."""
 
+    def check(self, images: Sequence[ImagePart]) -> None:
+        """Raise `ImageProblem` where the model reads no images, not so many, or not such."""
+        ...
+
     def expand(self, text: str, images: Sequence[ImagePart]) -> str:
         """Return a rendered text in which the mark of each image is replaced by all marks that the model reads it as.
 

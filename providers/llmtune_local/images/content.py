@@ -11,6 +11,7 @@ import binascii
 import io
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmtune.data.rendering.images import ImageProblem
@@ -34,7 +35,11 @@ _EMBED = "write it into the row as data:image/png;base64,..."
 
 def read_content(image: ImagePart) -> bytes:
     """Return the bytes of an image that stands in its row. Raises `ImageProblem` for any other, and above the limit."""
-    url = image.url
+    return _read_url(image.url)
+
+
+@lru_cache(maxsize=8)  # a row is rendered once for each of its trained turns and more
+def _read_url(url: str) -> bytes:
     if not url.startswith("data:"):
         name = url if len(url) <= _SHOWN else f"{url[:_SHOWN]}..."
         what = (
@@ -94,14 +99,11 @@ def _open(content: bytes, read: Callable[[Any], T]) -> T:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of sizes that are refused below
             opened: Any = Image.open(io.BytesIO(content), formats=FORMATS)
-            width, height = opened.size
-            if width * height > MAX_PIXELS:
-                raise ImageProblem(
-                    f"an image has {width:,} x {height:,} pixels; at most {MAX_PIXELS:,} are read", "make it smaller"
-                )
+            if opened.width * opened.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
             return read(opened)
-    except ImageProblem:
-        raise
+    except Image.DecompressionBombError:  # Pillow's own limit is higher
+        raise ImageProblem(f"an image has more than {MAX_PIXELS:,} pixels", "make it smaller") from None
     except Exception as problem:  # noqa: BLE001 - a broken file makes the decoders raise nearly anything
         raise ImageProblem(
             f"an image of {len(content):,} bytes cannot be read as {', '.join(FORMATS)} ({type(problem).__name__})",

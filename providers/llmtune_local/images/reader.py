@@ -44,13 +44,17 @@ class NoImages:
     def __init__(self, reason: str) -> None:
         self._reason = reason
 
-    def expand(self, text: str, images: Sequence[ImagePart]) -> str:
-        """Return the text, which must have no images."""
+    def check(self, images: Sequence[ImagePart]) -> None:
+        """Refuse images."""
         if images:
             raise ImageProblem(
                 f"a turn holds an image, and {self._reason}",
                 f"take the row out, or a model of another type: {family_names()}",
             )
+
+    def expand(self, text: str, images: Sequence[ImagePart]) -> str:
+        """Return the text, which must have no images."""
+        self.check(images)
         return text
 
 
@@ -88,6 +92,13 @@ class ModelImages:
         """The image processor."""
         return self._load_processor()
 
+    def check(self, images: Sequence[ImagePart]) -> None:
+        """Raise `ImageProblem` where there are too many images, or one is not in its row."""
+        if len(images) > MAX_IMAGES:
+            raise ImageProblem(f"{len(images)} images in the row; at most {MAX_IMAGES} are read", "cut the row")
+        for image in images:
+            read_content(image)
+
     def expand(self, text: str, images: Sequence[ImagePart]) -> str:
         """Return the text with the marks of all images as the model reads them. Raises `ImageProblem`."""
         pieces = text.split(self.mark)
@@ -97,8 +108,6 @@ class ModelImages:
             raise ImageProblem(f"the text holds {self._token_text!r}, which stands for an image", "take it out")
         if not images:
             return text
-        if len(images) > MAX_IMAGES:
-            raise ImageProblem(f"{len(images)} images in the row; at most {MAX_IMAGES} are read", "cut the row")
         expanded = [pieces[0]]
         for image, piece in zip(images, pieces[1:], strict=True):
             expanded += [self._expand_mark(image), piece]

@@ -191,7 +191,11 @@ def build(family: str, folder: Path, *, seed: int = 0) -> Path:
     config = AutoConfig.for_model(family, **settings, **numbers)
     config.architectures = [MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[family]]
     torch.manual_seed(seed)
-    AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
+    network = AutoModelForImageTextToText.from_config(config)
+    for parameter in network.parameters():
+        if parameter.ndim > 1 and not parameter.any():  # a projector that begins at zero would hide every image
+            torch.nn.init.normal_(parameter, std=0.1)
+    network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     processor: Any = getattr(transformers, f"{shape.processor}Pil")(**shape.processing)
     processor.save_pretrained(folder)
