@@ -32,6 +32,9 @@ class Family:
     processing: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the image processor that differ from a model's own."""
 
+    mixes_in_weights: bool = False
+    """Whether the model puts images among the embeddings of tokens in the precision of its weights."""
+
 
 def image_token(config: Any) -> int:
     """Return the token that a model replaces by what it sees."""
@@ -107,6 +110,7 @@ FAMILIES = (
         inputs=("pixel_values", "pixel_attention_mask"),
         axis=1,
         processing={"return_row_col_info": True},
+        mixes_in_weights=True,
     ),
     Family(("llava",), mark=_token, expand=_expand_llava),
 )

@@ -6,11 +6,11 @@ import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from llmtune_local.models.model_runner import Network
 
 if TYPE_CHECKING:
-    import torch
-
     from llmtune_local.batching.loss import LossSums
     from llmtune_local.batching.packing import MicroBatch
     from llmtune_local.images.reader import ModelImages, RowImage
@@ -37,6 +37,8 @@ class ImageNetwork(Network):
     ) -> None:
         self.images = images
         super().__init__(model, device=device, dtype=dtype, pack=pack, longest=longest)
+        if images.family.mixes_in_weights and dtype != torch.float32:
+            _mix_in(self.causal, dtype)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -58,3 +60,28 @@ class ImageNetwork(Network):
     def _body(self, inputs: dict[str, Any]) -> Any:
         # The decoder reads text alone; what holds tower and decoder is the model without its head.
         return self.causal.model if "pixel_values" in inputs else self.decoder
+
+
+def _mix_in(causal: Any, dtype: torch.dtype) -> None:
+    """Have a model whose embeddings are given in float32 put images among them in its own precision, which loses
+    nothing of the embeddings; the decoder is given float32 again, for its residual stream."""
+    trunk, mixing = causal.model, False
+
+    def begin(_: Any, __: Any, inputs: dict[str, Any]) -> None:
+        nonlocal mixing
+        mixing = inputs.get("pixel_values") is not None
+
+    def end(*_: Any) -> None:
+        nonlocal mixing
+        mixing = False
+
+    def narrow(_: Any, __: Any, embeddings: torch.Tensor) -> torch.Tensor:
+        return embeddings.to(dtype) if mixing else embeddings
+
+    def widen(_: Any, arguments: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return arguments, inputs | {"inputs_embeds": inputs["inputs_embeds"].float()} if mixing else inputs
+
+    trunk.register_forward_pre_hook(begin, with_kwargs=True)
+    trunk.register_forward_hook(end, always_call=True)
+    causal.get_input_embeddings().register_forward_hook(narrow)
+    causal.get_decoder().register_forward_pre_hook(widen, with_kwargs=True)

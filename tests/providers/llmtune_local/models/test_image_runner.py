@@ -106,6 +106,16 @@ def test_loss_and_gradient_are_those_of_plain_transformers(family: str, tmp_path
     assert tower  # with all weights, the tower is trained too
 
 
+@pytest.mark.parametrize("family", shapes.SHAPES)
+def test_in_half_precision_the_loss_is_nearly_the_same(family: str, tmp_path: Path) -> None:
+    losses = []
+    for dtype in ("float32", "bfloat16"):
+        trainer = trainer_of(tmp_path, family, MIXED, options={"dtype": dtype}, hyperparameters={"batch_size": 8})
+        trainer.setup()
+        losses.append(trainer._compute_gradient(0)[1]["train/loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=5e-3)
+
+
 @pytest.mark.parametrize("family", ["qwen3_vl", "smolvlm"])
 def test_micro_batches_of_any_size_give_one_gradient(family: str, tmp_path: Path) -> None:
     counts, losses = [], []
