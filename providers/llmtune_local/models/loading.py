@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ from llmtune_local.models.hub import (
     split_adapter,
 )
 from llmtune_local.models.quantization import make_config
-from llmtune_local.models.shape import find_model_folder, has_text_config, published_dtypes
+from llmtune_local.models.shape import IMAGE_PROCESSOR_FILES, find_model_folder, has_text_config, published_dtypes
 from llmtune_local.run_state.cache import cached, stamp
 
 if TYPE_CHECKING:
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
     from llmtune_local.run_state.schema import TrainingConfig, WorkerOptions
 
 logger = logging.getLogger("llmtune")
-
-#: Files that say how a model's images are processed.
-IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 
 #: Names under which configurations keep how many positions a model has.
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
@@ -89,7 +87,10 @@ def load_tokenizer(model: str, revision: str | None = None, chat_template: str |
     options = loading_options(gguf)
 
     def read() -> Any:
-        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False, **options)
+        loaded = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False, **options)
+        if not loaded.chat_template:
+            loaded.chat_template = _read_processor_template(path, revision)
+        return loaded
 
     try:
         tokenizer = cached("tokenizer", (path, gguf, revision, chat_template, stamp(path)), read)
@@ -102,6 +103,19 @@ def load_tokenizer(model: str, revision: str | None = None, chat_template: str |
     if chat_template is not None:
         tokenizer.chat_template = resolve_template(chat_template)
     return tokenizer
+
+
+def _read_processor_template(path: str, revision: str | None) -> str | None:
+    """Return the chat template that older models of text and images have beside their processor; None where there is
+    none."""
+    from transformers.utils.hub import cached_file
+
+    try:
+        file = cached_file(path, "chat_template.json", revision=revision, _raise_exceptions_for_missing_entries=False)
+        template = None if file is None else json.loads(Path(file).read_text(encoding="utf-8")).get("chat_template")
+    except (OSError, ValueError, AttributeError):  # offline, or a file of something else
+        return None
+    return template if isinstance(template, str) else None
 
 
 def load_images(
@@ -158,11 +172,6 @@ def _load_image_processor(model: str, revision: str | None) -> Any:
             where="model",
             hint="its folder needs preprocessor_config.json or processor_config.json",
         ) from None
-
-
-def reads_images(folder: Path) -> bool:
-    """Return whether the model in the folder of a run was tuned on rows with images: what reads them lies beside it."""
-    return any((folder / name).is_file() for name in IMAGE_PROCESSOR_FILES)
 
 
 def copy_image_processor(base: str, revision: str | None, into: Path) -> None:

@@ -17,6 +17,7 @@ from llmtune.errors import InvalidJob
 from llmtune_local import export as plain_export
 from llmtune_local.models import loading, merging
 from llmtune_local.models.hub import load_config
+from llmtune_local.models.shape import reads_images
 from llmtune_local.serving import families, gguf_model, ollama, vllm
 from llmtune_local.serving.dialogue import Dialogue, read_dialogue
 from llmtune_local.serving.gguf_tokenizer import Vocabulary, read_vocabulary
@@ -76,7 +77,7 @@ def export_for_server(
         raise InvalidJob(
             "this run tuned a classifier, which llama.cpp does not serve with its labels", hint="use --format merged"
         )
-    if loading.reads_images(artefact):
+    if reads_images(artefact):
         raise InvalidJob(
             "this model was tuned on rows with images, and the file would hold its text part alone",
             hint="use --format vllm, or --format merged",
