@@ -211,3 +211,22 @@ def test_rows_read_from_a_vendors_format_are_shown_alike(reader: ModelImages, tm
     (read,) = load(path)
     (rendered,) = render(reader, read)
     assert rendered.ids.count(reader.token) == 4
+
+
+@pytest.mark.parametrize("kind", ["openai", "vertex"])
+def test_the_rows_are_those_that_vendors_writers_take(kind: str, reader: ModelImages) -> None:
+    from llmtune.data.formats.registry import all_formats, get_writer, vendors
+
+    rules = vendors()[kind]
+    rows = [CHAT.read(row, 1, []) for row in shapes.squares(4)]
+    writer = get_writer(rules.defaults["sft"])
+    for row in rows:
+        assert [finding for finding in rules.row_rules(row, "sft", None) if finding.is_error] == []
+        assert [problem for problem in writer.problems(row) if problem.is_error] == []
+        faults: list[Any] = []
+        again = all_formats()[writer.name].read(writer.write(row), 1, faults)
+        assert faults == []
+        (written,), (before,) = render(reader, again), render(reader, row)
+        assert written.ids == before.ids
+        placed = [reader.place(rendered.images, rendered.ids) for rendered in (written, before)]
+        assert placed[0] == placed[1]
