@@ -42,6 +42,7 @@ def open_rendering(model: str, options: Mapping[str, Any], offline: bool) -> Ren
     with contextlib.suppress(InvalidJob):  # an encoder, which reads the text alone
         images = load_images(model, settings.revision, tokenizer, max_pixels=settings.image_max_pixels)
     renderer = Renderer(tokenizer, template_options=settings.template_options, images=images)
+    pairs = Renderer(tokenizer, template_options=settings.template_options)  # method dpo trains on text
     provided = settings.mask_empty_thinking or settings.template_options.get("enable_thinking") is False
     limits: dict[tuple[str, int | None], int | None] = {}
 
@@ -53,7 +54,7 @@ def open_rendering(model: str, options: Mapping[str, Any], offline: bool) -> Ren
         limit = limits[method, max_length]
         if method == "classification":  # the text alone is read
             return check_length(tokenizer, example, limit)
-        return check_rendered(renderer, example, limit)
+        return check_rendered(pairs if example.preference is not None else renderer, example, limit)
 
     def count_tokens(
         rows: Iterable[Example], max_length: int | None, on_too_long: OnTooLong, _prompt_weight: float

@@ -246,7 +246,7 @@ class ChatTemplate:
             try:
                 self.images.check(images)
             except ImageProblem as problem:
-                self.refuse(example, "image", problem.message, problem.remedy)
+                self.refuse(example, problem.code, problem.message, problem.remedy)
         return [_make_payload(message, lists=self._lists) for message in example.messages]
 
     def _apply(self, example: Example, payloads: list[dict[str, Any]], *, add_generation_prompt: bool = False) -> str:
@@ -289,7 +289,7 @@ class ChatTemplate:
         try:
             return self.images.expand(text, [image for message in messages for image in message.images])
         except ImageProblem as problem:
-            self.refuse(example, "image", problem.message, problem.remedy)
+            self.refuse(example, problem.code, problem.message, problem.remedy)
 
     def _run(self, payloads: list[dict[str, Any]], **options: Any) -> str:
         """Run the template, which comes with the model or the job and may never end. Raises `TimeLimit`."""

@@ -10,10 +10,12 @@ if TYPE_CHECKING:
 
 
 class ImageProblem(ValueError):
-    """An image that cannot be given to the model: `message` says why, `remedy` how to change the row."""
+    """An image that cannot be given to the model: `message` says why, `remedy` how to change the row, `code` is that of
+    the finding."""
 
-    def __init__(self, message: str, remedy: str) -> None:
+    def __init__(self, message: str, remedy: str, *, code: str = "image") -> None:
         super().__init__(message)
+        self.code = code
         self.message = message
         self.remedy = remedy
 

@@ -50,6 +50,7 @@ class NoImages:
             raise ImageProblem(
                 f"a turn holds an image, and {self._reason}",
                 f"take the row out, or a model of another type: {family_names()}",
+                code="not_text",
             )
 
     def expand(self, text: str, images: Sequence[ImagePart]) -> str:
