@@ -34,6 +34,20 @@ def turn_text(message: Message) -> str:
     return "\n".join(pieces)
 
 
+def shown_text(message: Message) -> str:
+    """Return the content of a turn for people: as `turn_text`, but of an image that is written out only its size."""
+    content = message.content
+    if isinstance(content, tuple):
+        parts = tuple(
+            TextPart(f"[image of {len(part.url) * 3 // 4000 + 1:,} kB]")
+            if isinstance(part, ImagePart) and part.url.startswith("data:")
+            else part
+            for part in content
+        )
+        message = message.replace(content=parts)
+    return turn_text(message)
+
+
 def normal(text: str) -> str:
     """Normalise case and white space."""
     return " ".join(text.casefold().split())

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from llmtune.data.example import Example, Message
-from llmtune.data.hashing import answer_text, digest, label_of, prompt_text, split_position, turn_text
+from llmtune.data.hashing import answer_text, digest, label_of, prompt_text, shown_text, split_position, turn_text
 from llmtune.evaluation.results import Contradiction
 from llmtune.provider.generation import GenerationRequest
 
@@ -113,8 +113,8 @@ def format_prompt(row: Example) -> str:
     if row.text is not None:
         return clip(row.text)
     if len(turns) == 1:
-        return clip(turn_text(turns[0]))
-    return clip("\n".join(f"{turn.role}: {turn_text(turn)}" for turn in turns))
+        return clip(shown_text(turns[0]))
+    return clip("\n".join(f"{turn.role}: {shown_text(turn)}" for turn in turns))
 
 
 def format_answer(row: Example) -> str:

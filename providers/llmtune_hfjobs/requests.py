@@ -18,7 +18,7 @@ def build_job(launch: Launch, *, image: str, bucket: str) -> dict[str, Any]:
     """Return the body that starts a job. `bucket` is NAMESPACE/NAME."""
     wheel = f"{INPUTS}/{launch.wheel.removeprefix(f'{launch.inputs}/')}"
     trainer = ["python", "-m", "llmtune_local.rented.entry", "--inputs", INPUTS, "--run", RUN]
-    install = ["uv", "run", "--no-project", "--with", f"llmtune-sdk[local,qlora] @ file://{wheel}"]
+    install = ["uv", "run", "--no-project", "--with", f"llmtune-sdk[local,qlora,images] @ file://{wheel}"]
     volume = {"type": "bucket", "source": bucket}
     body: dict[str, Any] = {
         "dockerImage": image,

@@ -16,6 +16,7 @@ from llmtune.provider.memory import size
 from llmtune_local.batching.sizes import token_budget
 from llmtune_local.default_settings import FULL_ENCODERS_BELOW, choose_adapter, choose_settings, count_parameters
 from llmtune_local.duration import estimate_training
+from llmtune_local.images.families import FAMILIES
 from llmtune_local.libraries import usable_cores
 from llmtune_local.models import memory_estimate, precision
 from llmtune_local.models.hub import EMBEDDED, ENCODERS
@@ -29,7 +30,8 @@ Source = Literal["package", "cache", "folder", "hub"]
 
 @dataclass(frozen=True)
 class WellKnown:
-    """A model of the Hugging Face hub that people tune on one machine; `tools`: its chat template renders tools."""
+    """A model of the Hugging Face hub that people tune on one machine; `tools`: its chat template renders tools;
+    `images`: it reads images, and is suggested where rows have some."""
 
     model: str
     parameters: int
@@ -37,10 +39,11 @@ class WellKnown:
     languages: str
     encoder: bool = False
     tools: bool = True
+    images: bool = False
 
 
 #: Parameters, context and languages as the models' own cards on the hub round them (2026-11), small to large:
-#: instruction-tuned chat models, and encoders.
+#: instruction-tuned chat models, and encoders. Of models of text and images, parameters are what their names say.
 WELL_KNOWN = (
     WellKnown("HuggingFaceTB/SmolLM2-135M-Instruct", 135_000_000, 8_192, "English", tools=False),
     WellKnown("HuggingFaceTB/SmolLM2-360M-Instruct", 362_000_000, 8_192, "English", tools=False),
@@ -52,6 +55,10 @@ WELL_KNOWN = (
     WellKnown("answerdotai/ModernBERT-base", 149_000_000, 8_192, "English", encoder=True),
     WellKnown("FacebookAI/xlm-roberta-base", 278_000_000, 512, "100 languages", encoder=True),
     WellKnown("answerdotai/ModernBERT-large", 395_000_000, 8_192, "English", encoder=True),
+    WellKnown("HuggingFaceTB/SmolVLM-256M-Instruct", 256_000_000, 0, "English", tools=False, images=True),
+    WellKnown("HuggingFaceTB/SmolVLM-500M-Instruct", 500_000_000, 0, "English", tools=False, images=True),
+    WellKnown("Qwen/Qwen3-VL-2B-Instruct", 2_000_000_000, 0, "", images=True),
+    WellKnown("Qwen/Qwen3-VL-4B-Instruct", 4_000_000_000, 0, "", images=True),
 )
 #: Well-known models that are suggested of each method at most: the largest that this machine can train overnight.
 MOST_WELL_KNOWN = 2
@@ -165,7 +172,7 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _find_obstacle(folder: Path, facts: DatasetFacts, method: str) -> str:
-    if facts.image_rows:
+    if facts.image_rows and not _reads_images(folder):
         return _find_image_obstacle(facts)
     if method == "classification" or facts.kind == "text":
         return ""
@@ -177,10 +184,16 @@ def _find_obstacle(folder: Path, facts: DatasetFacts, method: str) -> str:
     return ""
 
 
+def _reads_images(folder: Path) -> bool:
+    """Return whether the images that rows show to the model in this folder are read here."""
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    return any(kind in family.models for family in FAMILIES)
+
+
 def _find_image_obstacle(facts: DatasetFacts) -> str:
     if not facts.image_rows:
         return ""
-    return f"the local trainer learns from text alone, and {facts.image_rows:,} of {facts.total:,} rows have images"
+    return f"no images are read with it, and {facts.image_rows:,} of {facts.total:,} rows have some"
 
 
 def _read_template(folder: Path) -> str:
@@ -251,7 +264,12 @@ def _suggest_well_known(entries: list[WellKnown], facts: DatasetFacts) -> list[M
     """Return the largest well-known models of each method that could be trained overnight, the largest first."""
     suggestions: list[ModelSuggestion] = []
     for encoder in (False, True) if facts.labels else (False,):
-        unseen = [_suggest_unseen(entry, facts) for entry in reversed(entries) if entry.encoder == encoder]
+        shows_images = facts.image_rows > 0
+        unseen = [
+            _suggest_unseen(entry, facts)
+            for entry in reversed(entries)
+            if entry.encoder == encoder and (encoder or entry.images == shows_images)
+        ]
         suited = [model for model in unseen if not (model.obstacle or model.warning)]
         if encoder and not facts.language:
             suited = [model for model in suited if model.languages == "English"]
@@ -273,7 +291,7 @@ def _suggest_unseen(entry: WellKnown, facts: DatasetFacts) -> ModelSuggestion:
         per_parameter = max(per_parameter, BYTES_FILE + (BYTES_HALF if halved else BYTES_FLOAT))
     peak = math.ceil(entry.parameters * per_parameter) + WORKING_MEMORY
     too_long = _is_too_long(entry.context, 0, facts)
-    obstacle = _find_image_obstacle(facts) or _find_memory_obstacle(peak, available)
+    obstacle = ("" if entry.images else _find_image_obstacle(facts)) or _find_memory_obstacle(peak, available)
     if facts.tool_rows and not entry.tools:
         obstacle = NO_TOOLS
     return ModelSuggestion(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from shlex import quote
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 Format = Literal["adapter", "merged"]
+
+#: Layers of a model of text and images that are outside of its text part, by their full names.
+_OUTSIDE_TEXT = re.compile(r"(?:^|\.)(?:visual|vision_tower|vision_model|multi_modal_projector|connector)\.")
 
 #: What to do where the folder cannot be written.
 _OTHER_FOLDER = "name another folder with --out"
@@ -124,7 +128,7 @@ def _merge(artefact: Path, data: Mapping[str, Any], into: Path) -> None:
 
     def write(path: Path) -> None:
         models.save_artefact(network, tokenizer, path, half=half)
-        _copy_processor(base, revision, path)
+        models.copy_image_processor(base, revision, path)
         if (artefact / DECISIONS_FILE).is_file():
             shutil.copyfile(artefact / DECISIONS_FILE, path / DECISIONS_FILE)
         if labelled:
@@ -132,16 +136,6 @@ def _merge(artefact: Path, data: Mapping[str, Any], into: Path) -> None:
 
     bytes_ = sum(parameter.numel() for parameter in network.parameters()) * (2 if half else 4)
     write_new(into, write, needs=bytes_)
-
-
-def _copy_processor(base: str, revision: str | None, into: Path) -> None:
-    """Copy the files that a model of text and images is served with beside its weights: how images are read."""
-    folder = shape.find_model_folder(base, revision)
-    if folder is None or not shape.has_text_config(folder):
-        return
-    for name in ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"):
-        if (folder / name).is_file():
-            shutil.copy(folder / name, into)
 
 
 def _adapter_notes(into: Path, settings: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[str, ...]:
@@ -159,6 +153,10 @@ def reason_not_servable(settings: Mapping[str, Any]) -> str | None:
     for blocks, says in (
         (settings.get("use_dora"), "a DoRA adapter"),
         (settings.get("modules_to_save"), "an adapter with whole modules in it"),
+        (
+            any(_OUTSIDE_TEXT.search(name) for name in settings.get("target_modules") or ()),
+            "an adapter on what reads images",
+        ),
         (settings.get("target_parameters"), "an adapter on parameters, such as those of routed experts"),
         (settings.get("bias", "none") != "none" or settings.get("lora_bias"), "an adapter with biases"),
         (rank > _RANKS[-1], f"an adapter of rank {rank}"),

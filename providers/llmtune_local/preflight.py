@@ -40,7 +40,14 @@ def adapter_notes(receipt: Receipt) -> Sequence[str]:
 
     dropout = float(receipt.effective("lora_dropout", 0.0) or 0.0)
     try:
-        planned = planned_targets(target.model, revision, targets, adapter=target.adapter, dropout=dropout)
+        planned = planned_targets(
+            target.model,
+            revision,
+            targets,
+            adapter=target.adapter,
+            dropout=dropout,
+            images=True,  # `check_rows` refuses names outside of the text model where no row has one
+        )
     except LlmtuneError as problem:
         hint = f" ({problem.hint})" if problem.hint else ""
         return (f"the run will be refused: {problem.message}{hint}",)
@@ -81,6 +88,17 @@ def margin_notes(receipt: Receipt) -> Sequence[str]:
     return ()
 
 
+def count_tokens(receipt: Receipt, dataset: Dataset) -> tuple[int, int]:
+    """Return the tokens of all training rows and of the longest row: estimates, with those of images where the plan has
+    counted them."""
+    sizes = dataset.estimated_tokens
+    images = [sum(len(turn.images) for turn in row.messages) for row in dataset.train]
+    if not any(images) or receipt.data.tokens_estimated or receipt.data.tokens is None:
+        return sizes["train"], sizes["longest"]
+    per_image = max(0, receipt.data.tokens - sizes["train"]) / sum(images)
+    return receipt.data.tokens, round(sizes["longest"] + max(images) * per_image)
+
+
 def check_rows(data: Dataset, receipt: Receipt) -> None:
     """Render every row with the model's own template.
 
@@ -88,6 +106,7 @@ def check_rows(data: Dataset, receipt: Receipt) -> None:
 
     Raises:
         InvalidData: there is such a row.
+        InvalidJob: the adapter names layers that read images, and no row has one.
     """
     options = LocalOptions.model_validate(receipt.target.options)
     facts: dict[str, Any] = {
@@ -106,12 +125,22 @@ def check_rows(data: Dataset, receipt: Receipt) -> None:
         _check_prompts(data, receipt, str(facts["on_too_long"]))
         return
     from llmtune_local.models import loading
+    from llmtune_local.models.peft_adapter import planned_targets
 
+    planned_targets(
+        receipt.target.model,
+        options.revision,
+        receipt.effective("lora_target_modules", "all-linear"),
+        adapter=receipt.target.adapter,
+        dropout=float(receipt.effective("lora_dropout", 0.0) or 0.0),
+        images=any(turn.images for row in data.train for turn in row.messages),
+    )
     loading.check_rows(
         receipt.target.model,
         {"train": data.train, "validation": data.validation},
         chat_template=options.chat_template,
         template_options=options.template_options,
+        image_max_pixels=options.image_max_pixels,
         **facts,
     )
 
@@ -153,5 +182,12 @@ def check_request(body: dict[str, Any]) -> None:
     if run.method != "classification":
         recipe = run.hyperparameters
         targets, dropout = recipe.lora_target_modules, recipe.lora_dropout
-        planned_targets(run.model, run.revision, targets, adapter=run.adapter, dropout=dropout)
+        planned_targets(
+            run.model,
+            run.revision,
+            targets,
+            adapter=run.adapter,
+            dropout=dropout,
+            images=True,  # `check_rows` has seen whether there are any
+        )
     check_memory(body, device)

@@ -88,8 +88,8 @@ class LocalProvider(core.BaseProvider):
         """Estimate the peak from the model's files and the dataset's size; nothing is loaded or downloaded."""
         from llmtune_local.models import memory_estimate
 
-        sizes, budget = dataset.estimated_tokens, receipt.target.options.get("token_budget")
-        return memory_estimate.footprint(receipt, len(dataset.train), sizes["train"], sizes["longest"], budget)
+        (tokens, longest), budget = preflight.count_tokens(receipt, dataset), receipt.target.options.get("token_budget")
+        return memory_estimate.footprint(receipt, len(dataset.train), tokens, longest, budget)
 
     def estimate_duration(self, receipt: core.Receipt, find_speed: core.FindSpeed) -> core.Duration:
         """Estimate the time from an earlier run's speed, else from parameters and cores; nothing is loaded."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +10,13 @@ from llmtune.data.findings import error
 from llmtune.data.formats.base import FileFacts, Rendering, VendorRows
 from llmtune.data.formats.reinforcement import list_prompt_problems
 from llmtune.data.formats.row_features import LABELS
-from llmtune.errors import InvalidData, MissingExtra
+from llmtune.errors import InvalidData, InvalidJob, MissingExtra
 
 if TYPE_CHECKING:
     from llmtune.data.example import Example
     from llmtune.data.findings import Finding
-    from llmtune.data.rendering.tokenize import Renderer
+    from llmtune.data.rendering.images import ImageReader
+    from llmtune.data.rendering.tokenize import OnTooLong, Renderer
 
 
 def open_rendering(model: str, options: Mapping[str, Any], offline: bool) -> Rendering | None:
@@ -25,7 +27,7 @@ def open_rendering(model: str, options: Mapping[str, Any], offline: bool) -> Ren
     """
     from llmtune.data.rendering.tokenize import Renderer
     from llmtune_local.models.hub import load_config, split_adapter
-    from llmtune_local.models.loading import context_length, load_tokenizer
+    from llmtune_local.models.loading import context_length, load_images, load_tokenizer
     from llmtune_local.models.shape import read_shape
     from llmtune_local.settings import LocalOptions
 
@@ -37,7 +39,11 @@ def open_rendering(model: str, options: Mapping[str, Any], offline: bool) -> Ren
     except ImportError as fault:
         library = fault.name or "transformers"
         raise MissingExtra("local", library, purpose="rendering rows by the model's template") from fault
-    renderer = Renderer(tokenizer, template_options=settings.template_options)
+    images: ImageReader | None = None
+    with contextlib.suppress(InvalidJob):  # an encoder, which reads the text alone
+        images = load_images(model, settings.revision, tokenizer, max_pixels=settings.image_max_pixels)
+    renderer = Renderer(tokenizer, template_options=settings.template_options, images=images)
+    pairs = Renderer(tokenizer, template_options=settings.template_options)  # method dpo trains on text
     provided = settings.mask_empty_thinking or settings.template_options.get("enable_thinking") is False
     limits: dict[tuple[str, int | None], int | None] = {}
 
@@ -51,9 +57,29 @@ def open_rendering(model: str, options: Mapping[str, Any], offline: bool) -> Ren
             return check_length(tokenizer, example, limit)
         if method == "reinforcement":
             return check_prompt(renderer, example, limit)
-        return check_rendered(renderer, example, limit)
+        return check_rendered(pairs if example.preference is not None else renderer, example, limit)
 
-    return Rendering(tokenizer, problems, reasons=renderer.template.reasons and not provided)
+    def count_tokens(
+        rows: Iterable[Example], max_length: int | None, on_too_long: OnTooLong, _prompt_weight: float
+    ) -> int | None:
+        rows = list(rows)
+        if not any(turn.images for row in rows for turn in row.messages):
+            return None
+        limit = context_length(load_config(model, settings.revision), tokenizer, max_length)
+        sizes = load_images(model, settings.revision, tokenizer, max_pixels=settings.image_max_pixels, decode=False)
+        counting = Renderer(tokenizer, template_options=settings.template_options, images=sizes)
+        return count_row_tokens(counting, rows, limit, on_too_long)
+
+    return Rendering(tokenizer, problems, reasons=renderer.template.reasons and not provided, count_tokens=count_tokens)
+
+
+def count_row_tokens(renderer: Renderer, rows: Iterable[Example], limit: int | None, on_too_long: OnTooLong) -> int:
+    """Return the tokens of one pass over rows, those of their images among them. Raises `InvalidData`."""
+    total = 0
+    for pieces in renderer.render_all(rows):
+        fitted = (piece if limit is None else renderer.fit(piece, limit, on_too_long) for piece in pieces)
+        total += sum(len(piece.ids) for piece in fitted if piece is not None)
+    return total
 
 
 def check_rendered(renderer: Renderer, example: Example, limit: int | None) -> Iterable[Finding]:

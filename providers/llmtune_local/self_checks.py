@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from llmtune.errors import InvalidData
 from llmtune.provider import CheckResult
+from llmtune_local.images.reader import ModelImages
 from llmtune_local.run_state.schema import WorkerOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llmtune.data.example import Example
+    from llmtune.data.example import Example, ImagePart
 
 #: A reference answer's characters as tokens, with room to spare: a model that learned to stop has stopped by then.
 _EXTRA_TOKENS = 32
@@ -23,11 +24,12 @@ _BATCH_ROWS = 8
 def templates_agree(model: Mapping[str, Any], examples: Sequence[Example]) -> CheckResult:
     """Check that every trained turn follows exactly the tokens that inference would send."""
     from llmtune.data.rendering.tokenize import Renderer
-    from llmtune_local.models.loading import load_tokenizer
+    from llmtune_local.models.loading import load_images, load_tokenizer
 
-    options = model.get("options", {})
-    tokenizer = load_tokenizer(model["model"], model.get("revision"), options.get("chat_template"))
-    renderer = Renderer(tokenizer, template_options=options.get("template_options"))
+    options = WorkerOptions.model_validate(model.get("options", {}))
+    tokenizer = load_tokenizer(model["model"], model.get("revision"), options.chat_template)
+    images = load_images(model["model"], model.get("revision"), tokenizer, max_pixels=options.image_max_pixels)
+    renderer = Renderer(tokenizer, template_options=options.template_options, images=images)
     try:
         for example in examples:
             renderer.check_against_inference(example)
@@ -54,8 +56,14 @@ def answers_end(model: Mapping[str, Any], folder: Path, examples: Sequence[Examp
 
     options = WorkerOptions.model_validate(model.get("options", {}))
     network, tokenizer = loading.load_with_transformers(folder, model, options)
-    renderer = Renderer(tokenizer, template_options=options.template_options)
-    prompts = sorted((renderer.prompt_ids(row.prompt(), tuple(map(dict, row.tools))) for row in examples), key=len)
+    images = loading.load_images(
+        str(model["model"]), model.get("revision"), tokenizer, max_pixels=options.image_max_pixels
+    )
+    renderer = Renderer(tokenizer, template_options=options.template_options, images=images)
+    prompts = sorted(
+        ((renderer.prompt_ids(row.prompt(), tuple(map(dict, row.tools))), _images_of(row)) for row in examples),
+        key=lambda prompt: len(prompt[0]),
+    )
     max_tokens = max(len(example.completion()) for example in examples) + _EXTRA_TOKENS
     context = loading.context_length(network.config, tokenizer, None)
     ends = read_end_tokens(folder)
@@ -63,17 +71,27 @@ def answers_end(model: Mapping[str, Any], folder: Path, examples: Sequence[Examp
     stop = {"eos_token_id": ends} if ends and hasattr(network, "peft_config") else {}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
     ended = 0
-    for start in range(0, len(prompts), _BATCH_ROWS):
-        batch = prompts[start : start + _BATCH_ROWS]
+    # Rows with images go alone: their pixels are of no common size.
+    rows = 1 if any(shown for _, shown in prompts) else _BATCH_ROWS
+    for start in range(0, len(prompts), rows):
+        batch = [prompt for prompt, _ in prompts[start : start + rows]]
         width = len(batch[-1])
         limit = max_tokens if context is None else min(max_tokens, context - width)
         if limit < 1:
             continue
         ids = torch.tensor([(pad,) * (width - len(prompt)) + prompt for prompt in batch], device=network.device)
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch], device=ids.device)
+        shown = prompts[start][1]
+        seen = images.inputs(ids, images.place(shown, batch[0])) if isinstance(images, ModelImages) and shown else {}
         with torch.no_grad():
             answers = network.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=limit, do_sample=False, pad_token_id=pad, **stop
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=limit,
+                do_sample=False,
+                pad_token_id=pad,
+                **stop,
+                **seen,
             )[:, width:]
         ended += sum(not set(ends).isdisjoint(answer) for answer in answers.tolist())
     return CheckResult(
@@ -81,3 +99,7 @@ def answers_end(model: Mapping[str, Any], folder: Path, examples: Sequence[Examp
         passed=ended == len(prompts),
         says=f"{ended} of {len(prompts)} answers ended by themselves within {max_tokens} tokens",
     )
+
+
+def _images_of(example: Example) -> list[ImagePart]:
+    return [image for message in example.prompt() for image in message.images]

@@ -7,6 +7,7 @@ from pathlib import Path
 from llmtune.provider import DeploymentRef, ModelRef
 from llmtune_local.models import shape
 from llmtune_local.models.hub import saved_gguf
+from llmtune_local.models.shape import reads_images
 
 
 def snippet(ref: ModelRef | DeploymentRef) -> str:
@@ -40,6 +41,19 @@ def snippet(ref: ModelRef | DeploymentRef) -> str:
     else:
         name = "AutoModelForImageTextToText" if shape.has_text_config(folder) else "AutoModelForCausalLM"
         load = f"from transformers import {name}\n\nmodel = {name}.from_pretrained({ref.id!r})\n"
+    if reads_images(folder):
+        return (
+            "from transformers import AutoProcessor  # some need torchvision, SmolVLM's num2words\n"
+            + load
+            + f"processor = AutoProcessor.from_pretrained({ref.id!r})\n"
+            'parts = [{"type": "image", "path": "picture.png"}, {"type": "text", "text": "..."}]\n'
+            "inputs = processor.apply_chat_template(\n"
+            '    [{"role": "user", "content": parts}],\n'
+            '    add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",\n'
+            ")\n"
+            f"answer = model.generate(**inputs, max_new_tokens=64{ends})\n"
+            'print(processor.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))\n'
+        )
     return (
         "from transformers import AutoTokenizer\n" + load + f"tokenizer = AutoTokenizer.from_pretrained({ref.id!r})\n"
         "inputs = tokenizer.apply_chat_template(\n"

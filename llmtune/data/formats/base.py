@@ -158,11 +158,11 @@ class Rendering:
     tokenizer: Any
     problems: Callable[[Example, str, int | None], Iterable[Finding]]
     reasons: bool = False
-    count_tokens: Callable[[Iterable[Example], int | None, Literal["error", "truncate", "drop"], float], int] | None = (
-        None
-    )
-    """Returns exactly how many tokens one epoch over rows sends to a service that bills them, by the job's limit on a
-    row's tokens, what becomes of longer rows, and the loss weight of prompts. None: the tokens are estimated."""
+    count_tokens: (
+        Callable[[Iterable[Example], int | None, Literal["error", "truncate", "drop"], float], int | None] | None
+    ) = None
+    """Returns exactly how many tokens one epoch over rows takes, by the job's limit on a row's tokens, what becomes of
+    longer rows, and the loss weight of prompts. None, also as its result: the tokens are estimated."""
 
 
 @dataclass(frozen=True)

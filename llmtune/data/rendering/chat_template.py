@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from llmtune._safety.time_limit import TimeLimit, limit_time
-from llmtune.data.example import Example, ImagePart, Message, OtherPart, Preference
+from llmtune.data.example import Example, ImagePart, Message, OtherPart, Preference, TextPart
 from llmtune.data.findings import error, invalid_data
+from llmtune.data.rendering.images import ImageProblem, ImageReader
 from llmtune.data.rendering.ready_templates import suggest_template
 
 _FOLD = (
@@ -53,14 +54,24 @@ class Conversation(NamedTuple):
 class ChatTemplate:
     """A tokenizer's chat template. `options` are extra variables for it (`enable_thinking`).
 
-    `file` is named in errors. Raises `InvalidData` with file, line and remedy.
+    `images` reads the images of turns; without it they are refused. `file` is named in errors. Raises `InvalidData`
+    with file, line and remedy.
     """
 
-    def __init__(self, tokenizer: Any, *, file: str | None = None, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        file: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        images: ImageReader | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
         self.file = file
         self.options = dict(options or {})
+        self.images = images
         self._endless = isinstance(tokenizer.chat_template, str) and _has_power(tokenizer.chat_template)
+        self._lists = images is not None and self._probe_lists()
         self.turn_end = self._probe_end()
         """The token with which the template ends an assistant turn, read from a probe; None where there is none."""
         special = {str(token) for token in tokenizer.all_special_tokens}
@@ -136,6 +147,7 @@ class ChatTemplate:
         text = example.text or ""
         if not text.strip():
             self.refuse(example, "empty_text", "nothing to learn: the text is empty", "remove the row")
+        self._expand(example, text, ())  # a mark of an image in it would stand for none
         ended = any(text.rstrip().endswith(end) for end in self.ends)  # a text that was rendered before has its end
         return Conversation(example, text if ended else text + (self.tokenizer.eos_token or ""), ())
 
@@ -185,7 +197,8 @@ class ChatTemplate:
             where = _remove_space(turns[index].answer) if trained else rendered
             missing = None
             # Tool results are often re-encoded, and untrained answers may lose their reasoning: not checked.
-            if (trained or message.role in ("system", "user")) and _remove_space(message.words) not in where:
+            texts = _texts(message)
+            if (trained or message.role in ("system", "user")) and any(text not in where for text in texts):
                 missing = "text"
             elif trained and _remove_space(message.reasoning or "") not in where:
                 missing = "reasoning"
@@ -210,16 +223,31 @@ class ChatTemplate:
                 )
 
     def _make_payloads(self, example: Example) -> list[dict[str, Any]]:
-        for message in example.messages:
+        for index, message in enumerate(example.messages):
             parts = message.content if isinstance(message.content, tuple) else ()
-            if any(isinstance(part, ImagePart | OtherPart) for part in parts):
+            if any(
+                isinstance(part, OtherPart) or (self.images is None and isinstance(part, ImagePart)) for part in parts
+            ):
                 self.refuse(
                     example,
                     "not_text",
                     "a turn holds an image or another part that is not text",
                     "this trains on text: take such rows out",
                 )
-        return [_make_payload(message) for message in example.messages]
+            if message.images and message.role == "assistant":
+                self.refuse(
+                    example,
+                    "image_answer",
+                    f"turn {index + 1} is the assistant's and holds an image, which the model cannot produce",
+                    "put the image into the user's turn",
+                )
+        images = [image for message in example.messages for image in message.images]
+        if self.images is not None and images:
+            try:
+                self.images.check(images)
+            except ImageProblem as problem:
+                self.refuse(example, problem.code, problem.message, problem.remedy)
+        return [_make_payload(message, lists=self._lists) for message in example.messages]
 
     def _apply(self, example: Example, payloads: list[dict[str, Any]], *, add_generation_prompt: bool = False) -> str:
         if not self.tokenizer.chat_template:
@@ -231,7 +259,7 @@ class ChatTemplate:
                 f"choose an instruction-tuned model, {self._suggest_ready()}, or use plain text rows",
             )
         try:
-            return self._run(
+            text = self._run(
                 payloads,
                 tools=[dict(tool) for tool in example.tools] or None,
                 add_generation_prompt=add_generation_prompt,
@@ -252,6 +280,16 @@ class ChatTemplate:
                 if any(turn.role == "system" for turn in example.messages)
                 else "change the row to what the model's template takes (roles, their order)",
             )
+        return self._expand(example, text, example.messages[: len(payloads)])
+
+    def _expand(self, example: Example, text: str, messages: Sequence[Message]) -> str:
+        """Replace the marks of images in a text by those that the model reads. Raises `InvalidData`."""
+        if self.images is None:
+            return text
+        try:
+            return self.images.expand(text, [image for message in messages for image in message.images])
+        except ImageProblem as problem:
+            self.refuse(example, problem.code, problem.message, problem.remedy)
 
     def _run(self, payloads: list[dict[str, Any]], **options: Any) -> str:
         """Run the template, which comes with the model or the job and may never end. Raises `TimeLimit`."""
@@ -283,10 +321,25 @@ class ChatTemplate:
         except Exception:  # noqa: BLE001  a template that refuses the probe fails on the rows, with their line
             return False
 
+    def _probe_lists(self) -> bool:
+        """Return whether the template renders the content of turns only as lists of parts, as some with images do."""
+        return not self._renders(_PROBE) and self._renders([{"type": "text", "text": _PROBE}])
+
+    def _renders(self, content: Any) -> bool:
+        """Return whether the template renders a user's turn with this content, which is the probe's."""
+        try:
+            return _PROBE in self._run([{"role": "user", "content": content}])
+        except Exception:  # noqa: BLE001  a template that refuses the probe fails on the rows, with their line
+            return False
+
     def _probe_end(self) -> str | None:
         if not self.tokenizer.chat_template:
             return None
-        probe = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": _PROBE}]
+        answer = [{"type": "text", "text": _PROBE}] if self._lists else _PROBE
+        probe = [
+            {"role": "user", "content": [{"type": "text", "text": "Hi"}] if self._lists else "Hi"},
+            {"role": "assistant", "content": answer},
+        ]
         try:
             text = self._run(probe)
         except Exception:  # noqa: BLE001  a template that refuses the probe fails on the rows, with their line
@@ -311,9 +364,24 @@ def _has_power(template: str) -> bool:
     return re.search(r"[\w)\]'}]\s*\*\*", without_texts) is not None
 
 
-def _make_payload(message: Message) -> dict[str, Any]:
-    """Return the turn as templates expect it."""
-    payload: dict[str, Any] = {"role": message.role, "content": message.words}
+def _texts(message: Message) -> list[str]:
+    """Return the texts of a turn without white space: one, or those between its images."""
+    if message.images and isinstance(message.content, tuple):
+        return [_remove_space(part.text) for part in message.content if isinstance(part, TextPart)]
+    return [_remove_space(message.words)]
+
+
+def _make_payload(message: Message, *, lists: bool = False) -> dict[str, Any]:
+    """Return the turn as templates expect it; its content is a list of parts with `lists`, or where it has images."""
+    content: Any = message.words
+    if message.images and isinstance(message.content, tuple):
+        content = [
+            {"type": "text", "text": part.text} if isinstance(part, TextPart) else {"type": "image"}
+            for part in message.content
+        ]
+    elif lists:
+        content = [{"type": "text", "text": content}] if content else []
+    payload: dict[str, Any] = {"role": message.role, "content": content}
     if message.tool_calls:
         payload["tool_calls"] = [
             {

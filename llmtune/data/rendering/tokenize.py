@@ -15,8 +15,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from llmtune.data.example import Example, Message
+from llmtune.data.example import Example, ImagePart, Message
 from llmtune.data.rendering.chat_template import ChatTemplate, Conversation
+from llmtune.data.rendering.images import ImageReader
 
 #: The empty reasoning that templates of models that reason write before an answer without any.
 EMPTY_THINKING = re.compile(r"\s*<think>\s*</think>\s*")
@@ -41,7 +42,7 @@ class RenderedRow(NamedTuple):
     `ids` and `completion_mask` have one entry per token; the mask is True on the tokens to be produced, never on the
     first token, which nothing predicts. `text` is what was rendered (also where `fit` has cut the tokens), `spans`
     the completions. `line` is the row's line in its file; `piece` counts from 0 where a row had to be rendered in
-    several pieces (see the module).
+    several pieces (see the module). `images` are those that the text has marks of, in order.
     """
 
     ids: tuple[int, ...]
@@ -50,6 +51,7 @@ class RenderedRow(NamedTuple):
     spans: tuple[Span, ...]
     line: int | None = None
     piece: int = 0
+    images: tuple[ImagePart, ...] = ()
 
     @property
     def trained_tokens(self) -> int:
@@ -75,8 +77,8 @@ class Renderer:
 
     `file` is named in errors. `template_options` are extra variables for the template (`enable_thinking`), the
     same for training and inference. With `mask_empty_thinking` the empty `<think></think>` that the template of a model
-    that reasons puts before an answer without reasoning is not learned. Raises `InvalidData` with file,
-    line and remedy.
+    that reasons puts before an answer without reasoning is not learned. `images` reads the images of turns; without it
+    they are refused. Raises `InvalidData` with file, line and remedy.
     """
 
     def __init__(
@@ -86,10 +88,11 @@ class Renderer:
         file: str | None = None,
         template_options: Mapping[str, Any] | None = None,
         mask_empty_thinking: bool = False,
+        images: ImageReader | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.mask_empty_thinking = mask_empty_thinking
-        self.template = ChatTemplate(tokenizer, file=file, options=template_options)
+        self.template = ChatTemplate(tokenizer, file=file, options=template_options, images=images)
 
     def render(self, example: Example) -> tuple[RenderedRow, ...]:
         """Tokenise a row: into one `RenderedRow`, or several where the template needs pieces (see the module)."""
@@ -181,6 +184,13 @@ class Renderer:
                 f"this row has {length} tokens and the limit is {limit}",
                 "raise max_sequence_length (up to the model's context), or set on_too_long to truncate or drop",
             )
+        if row.images:
+            self.template.refuse(
+                where,
+                "too_long",
+                f"this row has {length} tokens and the limit is {limit}, and a row with images is not truncated",
+                "raise max_sequence_length, make its images smaller, or set on_too_long to drop",
+            )
         answer = row.spans[-1]
         if answer.start == 0:
             return row._replace(
@@ -253,12 +263,14 @@ class Renderer:
             for token in range(first, stop):
                 mask[token] = ignored == 0 or offsets[token][1] > len(turn.prompt) + ignored
             spans.append(Span(len(turn.prompt), turn.end, first, stop))
-        return RenderedRow(tuple(ids), tuple(mask), text, tuple(spans), example.line)
+        images = _images(example.messages)
+        return RenderedRow(tuple(ids), tuple(mask), text, tuple(spans), example.line, images=images)
 
     def _render_in_pieces(self, conversation: Conversation, prompts: list[list[int]]) -> tuple[RenderedRow, ...]:
         """Return one rendering per trained turn: the prompt's own tokens, then the tokens of the answer."""
         example = conversation.example
         rows = []
+        trained = [index for index, message in enumerate(example.messages) if message.trained]
         for piece, (turn, prompt) in enumerate(zip(conversation.turns, prompts, strict=True)):
             text = turn.through[: turn.end]
             ids = self._encode(text)
@@ -282,7 +294,8 @@ class Renderer:
                 ends = [stop + cut for _, stop in offsets[-(len(ids) - first) :]]
                 mask[first:] = [end > len(turn.prompt) + ignored for end in ends]
             span = Span(len(turn.prompt), turn.end, first, len(ids))
-            rows.append(RenderedRow(tuple(ids), tuple(mask), text, (span,), example.line, piece))
+            images = _images(example.messages[: trained[piece]])
+            rows.append(RenderedRow(tuple(ids), tuple(mask), text, (span,), example.line, piece, images))
         return tuple(rows)
 
     def _measure_empty_thinking(self, answer: str) -> int:
@@ -348,6 +361,10 @@ class Renderer:
             verbose=False,
         )
         return list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
+
+
+def _images(messages: Iterable[Message]) -> tuple[ImagePart, ...]:
+    return tuple(image for message in messages for image in message.images)
 
 
 def render_prompt(tokenizer: Any, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:

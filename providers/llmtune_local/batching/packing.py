@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from llmtune_local.batching.token_rows import TokenRow
+    from llmtune_local.images.reader import RowImage
 
 
 #: Groups are looked for among so many neighbours at a time.
@@ -69,6 +70,9 @@ class MicroBatch:
     """Tokens [1, shared] that all rows stand behind and that are not in `ids`; batches of one prefix have the very
     same tensor and follow one another."""
 
+    images: tuple[RowImage, ...] = ()
+    """Images that tokens of padded rows stand for, in their order."""
+
     def to(self, device: str) -> MicroBatch:
         """Return the same batch on a device."""
         if device == "cpu":
@@ -77,7 +81,7 @@ class MicroBatch:
         for name in ("ids", "positions", "attention_mask", "select", "targets", "weights", "completion", "prefix"):
             tensor = getattr(self, name)
             moved[name] = None if tensor is None else tensor.to(device, non_blocking=True)
-        return MicroBatch(**moved, prefix_groups=self.prefix_groups, tokens=self.tokens)
+        return MicroBatch(**moved, prefix_groups=self.prefix_groups, tokens=self.tokens, images=self.images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +324,7 @@ def _pack(rows_by_prefix: Sequence[tuple[int, Sequence[TokenRow]]], prompt_weigh
         prefix_groups=prefix_groups,
         attention_mask=None,
         tokens=sum(len(row.ids) for _, rows in rows_by_prefix for row in rows),
+        images=(),
         **_to_tensors(*zip(*trained, strict=True)),
     )
 
@@ -347,7 +352,17 @@ def _pad(rows: Sequence[TokenRow], prompt_weight: float, pad: int) -> MicroBatch
         trained.append((at + index * longest, *labels))
     tokens = sum(len(row.ids) for row in rows)
     trained_at = _to_tensors(*zip(*trained, strict=True))
-    return MicroBatch(**fields, positions=None, prefix_groups=None, tokens=tokens, **trained_at)
+    images = tuple(image for row in rows for image in row.images)
+    return MicroBatch(
+        ids=fields["ids"],
+        attention_mask=fields["attention_mask"],
+        positions=None,
+        prefix_groups=None,
+        tokens=tokens,
+        prefix=None,
+        images=images,
+        **trained_at,
+    )
 
 
 def pad_rows(rows: Sequence[TokenRow], pad: int) -> dict[str, Tensor]:

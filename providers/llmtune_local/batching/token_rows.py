@@ -6,6 +6,7 @@ import copy
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, Unpack, cast, overload
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from llmtune.data.rendering.prepared import IGNORED
 from llmtune.data.rendering.tokenize import Renderer
 from llmtune.errors import InvalidData
+from llmtune_local.images.reader import ModelImages
 from llmtune_local.run_state.cache import cached, stamp
 
 if TYPE_CHECKING:
@@ -21,25 +23,37 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llmtune.data.example import Example
+    from llmtune.data.rendering.images import ImageReader
     from llmtune.data.rendering.prepared import MappedShard
     from llmtune.data.rendering.tokenize import OnTooLong, RenderedRow
+    from llmtune_local.images.reader import RowImage
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """One sequence. `ids` int32 and `completion` bool, both [tokens]; each token's loss counts `weight` times."""
+    """One sequence. `ids` int32 and `completion` bool, both [tokens]; each token's loss counts `weight` times.
+
+    `images` are those that some of its tokens stand for, in order.
+    """
 
     ids: np.ndarray[Any, np.dtype[np.int32]]
     completion: np.ndarray[Any, np.dtype[np.bool_]]
     weight: float = 1.0
+    images: tuple[RowImage, ...] = ()
 
     @classmethod
-    def of(cls, row: RenderedRow) -> TokenRow:
-        return cls(np.array(row.ids, dtype=np.int32), np.array(row.completion_mask, dtype=np.bool_))
+    def of(cls, row: RenderedRow, images: ModelImages | None = None) -> TokenRow:
+        return cls(
+            np.array(row.ids, dtype=np.int32),
+            np.array(row.completion_mask, dtype=np.bool_),
+            images=images.place(row.images, row.ids) if images is not None else (),
+        )
 
     def cut(self, start: int, stop: int | None = None) -> TokenRow:
-        """Return the part of the sequence from token `start` to before token `stop`."""
-        return TokenRow(self.ids[start:stop], self.completion[start:stop], self.weight)
+        """Return the part of the sequence from token `start` to before token `stop`; no image may be cut in two."""
+        end = len(self.ids) if stop is None else stop
+        images = tuple(image._replace(first=image.first - start) for image in self.images if start <= image.first < end)
+        return TokenRow(self.ids[start:stop], self.completion[start:stop], self.weight, images)
 
     def total_weight(self, prompt_weight: float) -> float:
         """Return the sum of the weights of its trained tokens; the first token is only read."""
@@ -150,11 +164,17 @@ def tokenise(
     on_too_long: OnTooLong = "error",
     template_options: Mapping[str, Any] | None = None,
     mask_empty_thinking: bool = False,
+    images: ImageReader | None = None,
 ) -> TokenRows:
     """Render every row and fit it to the limit. Raises `InvalidData` with file, line and remedy."""
     renderer = Renderer(
-        tokenizer, file=file, template_options=template_options, mask_empty_thinking=mask_empty_thinking
+        tokenizer,
+        file=file,
+        template_options=template_options,
+        mask_empty_thinking=mask_empty_thinking,
+        images=images,
     )
+    reader = images if isinstance(images, ModelImages) else None
     rows: list[tuple[TokenRow, ...]] = []
     token_rows = TokenRows(rows)
     for pieces in renderer.render_all(examples):
@@ -165,7 +185,7 @@ def tokenise(
                 token_rows.dropped += 1
                 continue
             token_rows.truncated += fitted is not row
-            sequences.append(TokenRow.of(fitted))
+            sequences.append(TokenRow.of(fitted, reader))
         if sequences:
             rows.append(tuple(sequences))
     return token_rows
@@ -205,6 +225,24 @@ def _read(tokenizer: Any, path: str, settings: RowSettings) -> TokenRows:
     except InvalidData:  # damaged since it was made
         shutil.rmtree(on_disk.path, ignore_errors=True)
         return tokenise(tokenizer, examples, file=path, **settings)
+
+
+def read_image_rows(
+    tokenizer: Any, path: str, images: ImageReader, **settings: Unpack[RowSettings]
+) -> TokenRows | None:
+    """Read a canonical dataset file some rows of which have images as token rows, which are held in memory; None where
+    no row has one. Raises `InvalidData`."""
+    from llmtune.data.io.reading import FileRows
+
+    if not _may_have_images(path) or not any(turn.images for row in FileRows(path) for turn in row.messages):
+        return None
+    return tokenise(tokenizer, FileRows(path), file=path, images=images, **settings)
+
+
+def _may_have_images(path: str) -> bool:
+    """Return whether a canonical file could have a row with an image, without reading its rows."""
+    with Path(path).open("rb") as file:
+        return any(b"image_url" in line for line in file)
 
 
 def preferred(example: Example) -> Example:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from llmtune.data.example import Example
 from llmtune.errors import InvalidData
 from llmtune.provider import AnswerLikelihood, Generation, GenerationRequest, TokenStats
+from llmtune_local.images.reader import ModelImages
 from llmtune_local.inference.base import LocalModel
 from llmtune_local.inference.tool_call_parser import with_calls
 from llmtune_local.models import loading as models
@@ -22,7 +23,11 @@ from llmtune_local.models.hardware import resolve_device, set_threads
 from llmtune_local.models.hub import LOADING, split_adapter
 
 if TYPE_CHECKING:
+    import torch
+
+    from llmtune.data.rendering.images import ImageReader
     from llmtune.data.rendering.tokenize import Renderer
+    from llmtune_local.images.reader import RowImage
     from llmtune_local.inference.prefix_cache import Prefix
     from llmtune_local.inference.sampling import Sampler
     from llmtune_local.models.model_runner import Network
@@ -38,6 +43,7 @@ class LocalGenerator(LocalModel):
 
     _network: Network | None = None
     _renderer: Renderer | None = None
+    _images: ImageReader | None = None
 
     def close(self) -> None:
         """Free the model."""
@@ -73,16 +79,27 @@ class LocalGenerator(LocalModel):
         from llmtune_local.inference import prefix_cache
 
         network, renderer = self._load()
-        prompts = [renderer.prompt_ids(request.messages, request.tools) for request in requests]
-        limits = [self._max_new_tokens(request, prompt) for request, prompt in zip(requests, prompts, strict=True)]
+        questions = []
+        for index, request in enumerate(requests):
+            prompt = renderer.prompt_ids(request.messages, request.tools)
+            limit = self._max_new_tokens(request, prompt)
+            questions.append(Question(index, request, prompt, limit, self._place_images(request, prompt)))
+        texts = [question for question in questions if not question.images]
         answers: dict[int, Generation] = {}
         with torch.no_grad(), network.autocast(), network.unpacked():
+            prompts = [question.prompt for question in texts]
             begin = prefix_cache.shared_prefix(prompts) if self._method.prefix else 0
             prefix = prefix_cache.Prefix(network, prompts[0][:begin]) if begin else None
-            for group in group_prompts([len(prompt) for prompt in prompts], limits):
-                batch = [Question(index, requests[index], prompts[index], limits[index]) for index in group]
-                answers |= answer_batch(network, renderer, batch, prefix, tell)
+            for group in group_prompts([len(prompt) for prompt in prompts], [question.limit for question in texts]):
+                answers |= answer_batch(network, renderer, [texts[index] for index in group], prefix, tell)
+            for question in questions:
+                if question.images:
+                    answers |= answer_batch(network, renderer, [question], tell=tell)
         return [with_calls(answers[index], request) for index, request in enumerate(requests)]
+
+    def _place_images(self, request: GenerationRequest, prompt: Sequence[int]) -> tuple[RowImage, ...]:
+        images = [image for message in request.messages for image in message.images]
+        return self._images.place(images, prompt) if images and isinstance(self._images, ModelImages) else ()
 
     def _max_new_tokens(self, request: GenerationRequest, prompt: tuple[int, ...]) -> int:
         """Return how many tokens this answer may have."""
@@ -104,8 +121,22 @@ class LocalGenerator(LocalModel):
 
         network, renderer = self._load()
         answers = label_scoring.Answers(renderer, labels)
+        shown = [any(message.images for message in request.messages) for request in requests]
+        texts = [request for request, has_images in zip(requests, shown, strict=True) if not has_images]
         with torch.no_grad(), network.unpacked():
-            return label_scoring.score(network, answers, requests, context=self._context, method=self._method)
+            scores = iter(
+                label_scoring.score(network, answers, texts, context=self._context, method=self._method)
+                if texts
+                else ()
+            )
+        return [
+            self._score_labels_of_images(request, labels) if has_images else next(scores)
+            for request, has_images in zip(requests, shown, strict=True)
+        ]
+
+    def _score_labels_of_images(self, request: GenerationRequest, labels: Sequence[str]) -> list[float]:
+        likelihoods = self.score_answers([request] * len(labels), [Generation(text=label) for label in labels])
+        return [sum(likelihood.logprobs) for likelihood in likelihoods]
 
     def token_stats(self, examples: Sequence[Example]) -> TokenStats:
         """Return summed loss, count and correct predictions over the trained tokens of these rows.
@@ -124,11 +155,12 @@ class LocalGenerator(LocalModel):
             limit=self._context,
             template_options=self.options.template_options,
             mask_empty_thinking=self.options.mask_empty_thinking,
+            images=self._images,
         )
         step = make_step(
             [piece for row in rows.rows for piece in row],
             prompt_weight=0.0,
-            packed=network.packed,
+            packed=network.packed and not any(piece.images for row in rows.rows for piece in row),
             token_budget=_TOKENS,
             pad=renderer.tokenizer.pad_token_id or 0,
         )
@@ -161,7 +193,9 @@ class LocalGenerator(LocalModel):
                         f"a prompt and answer of {length} tokens do not fit the model's context of {self._context}"
                     )
                 ids = torch.tensor([prompt + tokens[:-1]], device=network.device)
-                logits = network.causal(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :].float()
+                inputs = _image_inputs(network, ids, self._place_images(request, prompt))
+                output = network.causal(input_ids=ids, use_cache=False, **inputs)
+                logits = output.logits[0, len(prompt) - 1 :].float()
                 likely = torch.log_softmax(logits, dim=-1)
                 chosen = likely.gather(1, torch.tensor(tokens, device=network.device).unsqueeze(1)).squeeze(1)
                 gaps = likely.max(dim=-1).values - chosen
@@ -183,6 +217,7 @@ class LocalGenerator(LocalModel):
 
         from llmtune.data.rendering.tokenize import Renderer
         from llmtune_local.inference.label_scoring import choose_method
+        from llmtune_local.models.image_runner import ImageNetwork
         from llmtune_local.models.model_runner import Network
 
         options = self.options
@@ -205,19 +240,25 @@ class LocalGenerator(LocalModel):
             if dtype == torch.float32:  # in half precision the merged weights would be rounded
                 loaded = loaded.merge_and_unload()
         self._context = models.context_length(loaded.config, tokenizer, None)
-        self._renderer = Renderer(tokenizer, template_options=options.template_options)
-        self._network = Network(loaded, device=device, dtype=dtype)
+        self._images = models.load_images(self.model, self.revision, tokenizer, max_pixels=options.image_max_pixels)
+        self._renderer = Renderer(tokenizer, template_options=options.template_options, images=self._images)
+        if isinstance(self._images, ModelImages):
+            self._network = ImageNetwork(loaded, images=self._images, device=device, dtype=dtype, pack=True)
+        else:
+            self._network = Network(loaded, device=device, dtype=dtype)
         self._method = choose_method(self._network)
         return self._network, self._renderer
 
 
 class Question(NamedTuple):
-    """A prompt as tokens, with how it is to be answered, and the tokens that the answer may have."""
+    """A prompt as tokens, with how it is to be answered, the tokens that the answer may have, and the images that some
+    tokens of the prompt stand for."""
 
     number: int
     request: GenerationRequest
     prompt: tuple[int, ...]
     limit: int
+    images: tuple[RowImage, ...] = ()
 
 
 def answer_batch(
@@ -249,15 +290,21 @@ def answer_tokens(
     """Generate as `answer_batch` does, and yield each finished answer with its tokens.
 
     With `copies`, so many questions that follow one another have the same prompt, which is computed once for them; only
-    of a model that takes a cached prefix. `after_token` is called each time all answers have grown by a token.
+    of a model that takes a cached prefix. `after_token` is called each time all answers have grown by a token. Prompts
+    with images are answered one by one, so that nothing is padded: the model itself knows where tokens stand.
     """
     import torch
 
     from llmtune_local.inference.sampling import Sampler
 
+    images = group[0].images
+    if len(group) > 1 and any(question.images for question in group):
+        for question in group:
+            yield from answer_tokens(network, renderer, [question], None, tell)
+        return
     device, stop = network.device, renderer.stop_ids
     begin = prefix.length if prefix is not None else 0
-    prompts = [prompt for _, _, prompt, _ in group[::copies]]
+    prompts = [question.prompt for question in group[::copies]]
     longest = max(map(len, prompts)) - begin
     pad = next(iter(stop), 0)
     ids = torch.tensor([(pad,) * (longest + begin - len(prompt)) + prompt[begin:] for prompt in prompts], device=device)
@@ -265,18 +312,24 @@ def answer_tokens(
     # What all share, padding, the rest of the prompt.
     at = torch.arange(begin + longest, device=device)
     mask = ((at < begin) | (at >= (begin + longest - (lengths - begin)).unsqueeze(1))).long()
-    growing = [GeneratedAnswer(index, Sampler(request), prompt, limit) for index, request, prompt, limit in group]
+    growing = [
+        GeneratedAnswer(question.number, Sampler(question.request), question.prompt, question.limit)
+        for question in group
+    ]
     cache: Any = prefix.rows(len(prompts)) if prefix is not None else None
     position = (mask.cumsum(1) - 1).clamp_min(0)[:, begin:]
+    extra = _image_inputs(network, ids, images)
     while growing:
         output = network.causal(
             input_ids=ids,
-            attention_mask=mask,
-            position_ids=position,
+            attention_mask=None if images else mask,
+            position_ids=None if images else position,
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **extra,
         )
+        extra = {}  # the cache has seen them
         cache = output.past_key_values
         logits = output.logits[:, -1]
         if len(logits) < len(growing):  # the prompts were just computed, once for all copies
@@ -306,6 +359,13 @@ def answer_tokens(
             growing = [growing[slot] for slot in unfinished]
         mask = torch.cat((mask[keep], torch.ones((len(unfinished), 1), dtype=mask.dtype, device=device)), dim=1)
         position = position[keep][:, -1:] + 1
+
+
+def _image_inputs(network: Network, ids: torch.Tensor, images: Sequence[RowImage]) -> dict[str, Any]:
+    """Return what the model takes beside the tokens for these images, which only an `ImageNetwork` has."""
+    from llmtune_local.models.image_runner import ImageNetwork
+
+    return network.image_inputs(ids, images) if isinstance(network, ImageNetwork) else {}
 
 
 class GeneratedAnswer:

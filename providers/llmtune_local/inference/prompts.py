@@ -28,11 +28,12 @@ class LocalPrompts:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         from llmtune.data.rendering.tokenize import Renderer
-        from llmtune_local.models.loading import load_tokenizer
+        from llmtune_local.models.loading import load_images, load_tokenizer
 
         settings = WorkerOptions.model_validate(options or {})
         self._tokenizer = load_tokenizer(str(artefact) if artefact else model, revision, settings.chat_template)
-        self._renderer = Renderer(self._tokenizer, template_options=settings.template_options)
+        images = load_images(model, revision, self._tokenizer, max_pixels=settings.image_max_pixels)
+        self._renderer = Renderer(self._tokenizer, template_options=settings.template_options, images=images)
         self.begin_token: int | None = self._tokenizer.bos_token_id
         self.end_tokens = self._renderer.stop_ids
 

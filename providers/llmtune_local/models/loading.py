@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
+import json
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from llmtune.data.rendering.ready_templates import resolve_template
-from llmtune.errors import InvalidJob
+from llmtune.errors import InvalidJob, MissingExtra
+from llmtune_local.images.families import find_family, has_marks
+from llmtune_local.images.reader import ModelImages, NoImages
 from llmtune_local.libraries import prepare_libraries
 from llmtune_local.models import precision
 from llmtune_local.models.dropout import _add_dropout, set_dropouts
@@ -17,6 +22,7 @@ from llmtune_local.models.gguf_file import loading_options, no_conversion_bar, w
 from llmtune_local.models.hub import (
     auto_class,
     first_line,
+    has_text_part,
     load_config,
     locate,
     locate_for_loading,
@@ -24,16 +30,16 @@ from llmtune_local.models.hub import (
     split_adapter,
 )
 from llmtune_local.models.quantization import make_config
-from llmtune_local.models.shape import published_dtypes
+from llmtune_local.models.shape import IMAGE_PROCESSOR_FILES, find_model_folder, has_text_config, published_dtypes
 from llmtune_local.run_state.cache import cached, stamp
 
 if TYPE_CHECKING:
     import torch
 
+    from llmtune.data.rendering.images import ImageReader
     from llmtune_local.run_state.schema import TrainingConfig, WorkerOptions
 
 logger = logging.getLogger("llmtune")
-
 
 #: Names under which configurations keep how many positions a model has.
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
@@ -81,7 +87,10 @@ def load_tokenizer(model: str, revision: str | None = None, chat_template: str |
     options = loading_options(gguf)
 
     def read() -> Any:
-        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False, **options)
+        loaded = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False, **options)
+        if not loaded.chat_template:
+            loaded.chat_template = _read_processor_template(path, revision)
+        return loaded
 
     try:
         tokenizer = cached("tokenizer", (path, gguf, revision, chat_template, stamp(path)), read)
@@ -94,6 +103,85 @@ def load_tokenizer(model: str, revision: str | None = None, chat_template: str |
     if chat_template is not None:
         tokenizer.chat_template = resolve_template(chat_template)
     return tokenizer
+
+
+def _read_processor_template(path: str, revision: str | None) -> str | None:
+    """Return the chat template that older models of text and images have beside their processor; None where there is
+    none."""
+    from transformers.utils.hub import cached_file
+
+    try:
+        file = cached_file(path, "chat_template.json", revision=revision, _raise_exceptions_for_missing_entries=False)
+        template = None if file is None else json.loads(Path(file).read_text(encoding="utf-8")).get("chat_template")
+    except (OSError, ValueError, AttributeError):  # offline, or a file of something else
+        return None
+    return template if isinstance(template, str) else None
+
+
+def load_images(
+    model: str,
+    revision: str | None,
+    tokenizer: Any,
+    *,
+    max_pixels: int | None = None,
+    keep: Path | None = None,
+    decode: bool = True,
+) -> ImageReader:
+    """Return the reader of images of a model, which refuses them all where the model's are not read here.
+
+    `max_pixels`, `keep` and `decode` are those of `ModelImages`.
+    """
+    config = load_config(model, revision)
+    if find_family(config) is None or not has_text_part(config):
+        sees = getattr(config, "vision_config", None) is not None
+        reads = "whose images are not read here" if sees else "which reads text alone"
+        return NoImages(f"{model!r} is a {config.model_type} model, {reads}")
+    if not has_marks(config, tokenizer):
+        return NoImages(f"the tokenizer of {model!r} has no token that stands for one")
+
+    def load_processor() -> Any:
+        return _load_image_processor(model, revision)
+
+    return ModelImages(config, tokenizer, load_processor, max_pixels=max_pixels, keep=keep, decode=decode)
+
+
+def _load_image_processor(model: str, revision: str | None) -> Any:
+    """Load the model's image processor, by Pillow alone, so that it gives the same on every machine.
+
+    Raises `InvalidJob` where the model has none, `MissingExtra` without Pillow.
+    """
+    base, _ = split_adapter(model)
+    if importlib.util.find_spec("PIL") is None:
+        raise MissingExtra("images", "pillow", purpose="reading images")
+    if importlib.util.find_spec("transformers.image_processing_backends") is None:
+        import transformers
+
+        raise InvalidJob(
+            f"transformers {transformers.__version__} processes no images without torchvision",
+            where="model",
+            hint="install a newer one: pip install -U transformers",
+        )
+    from transformers import AutoImageProcessor
+
+    loader: Any = AutoImageProcessor
+    try:
+        return loader.from_pretrained(locate(base), revision=revision, trust_remote_code=False, backend="pil")
+    except (OSError, ValueError) as problem:
+        raise InvalidJob(
+            f"the image processor of {base!r} cannot be loaded: {first_line(problem)}",
+            where="model",
+            hint="its folder needs preprocessor_config.json or processor_config.json",
+        ) from None
+
+
+def copy_image_processor(base: str, revision: str | None, into: Path) -> None:
+    """Copy the files that a model of text and images is served with beside its weights: how images are read."""
+    folder = find_model_folder(base, revision)
+    if folder is None or not has_text_config(folder):
+        return
+    for name in IMAGE_PROCESSOR_FILES:
+        if (folder / name).is_file():
+            shutil.copy(folder / name, into)
 
 
 def context_length(config: Any, tokenizer: Any, requested: int | None) -> int | None:
@@ -279,7 +367,7 @@ def artefact_bytes(tuned: Any) -> int:
     return sum(int(parameter.numel() * parameter.element_size()) for parameter in trained) + (1 << 20)
 
 
-def check_rows(
+def check_rows(  # noqa: PLR0913 - what a job says of its rows
     model: str,
     rows: Mapping[str, Sequence[Any]],
     *,
@@ -289,15 +377,18 @@ def check_rows(
     template_options: Mapping[str, Any] | None = None,
     max_sequence_length: int | None = None,
     on_too_long: str = "error",
+    image_max_pixels: int | None = None,
 ) -> None:
     """Render every row once, as training will. Raises `InvalidData` with file, line and remedy."""
     from llmtune.data.rendering.tokenize import Renderer
 
     tokenizer = load_tokenizer(model, revision, chat_template)
     limit = context_length(load_config(model, revision), tokenizer, max_sequence_length)
-    renderer = Renderer(tokenizer, file=source, template_options=template_options)
+    images = load_images(model, revision, tokenizer, max_pixels=image_max_pixels)
+    renderer = Renderer(tokenizer, file=source, template_options=template_options, images=images)
+    pairs = Renderer(tokenizer, file=source, template_options=template_options)
     for examples in rows.values():
-        for pair in map(renderer.render_pair, (example for example in examples if example.preference is not None)):
+        for pair in map(pairs.render_pair, (example for example in examples if example.preference is not None)):
             for side in (pair.preferred, pair.rejected):
                 if limit is not None:
                     renderer.fit(side, limit, on_too_long)  # type: ignore[arg-type]

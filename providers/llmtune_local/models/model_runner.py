@@ -196,10 +196,14 @@ class Network:
             inputs["packed_layout"] = replace(layout, partial_layer=(self.layers - 1, reads))
         try:
             with last_block.compute_at_positions(self.last, select, inputs["input_ids"].shape):
-                output: Tensor = self.decoder(**inputs).last_hidden_state
+                output: Tensor = self._body(inputs)(**inputs).last_hidden_state
         finally:
             fused_lora.clear_cache()
         return output.flatten(0, 1)[select]
+
+    def _body(self, inputs: dict[str, Any]) -> Any:
+        """Return the model without its head that takes these inputs."""
+        return self.decoder
 
     def _logits(self, inputs: dict[str, Any], select: Tensor) -> Tensor:
         """Return the model's own logits at these positions, which must ascend."""

@@ -17,10 +17,12 @@ from llmtune_local.models.targets import Targets, select_targets
 from llmtune_local.run_state.cache import stamp
 
 
-def add_adapter(network: Any, request: RunRequest, report: Callable[[str], None] = lambda _: None) -> Any:
+def add_adapter(
+    network: Any, request: RunRequest, report: Callable[[str], None] = lambda _: None, *, images: bool = False
+) -> Any:
     """Return the model to train: with a new adapter, an adapter to continue with, or (full) all its weights.
 
-    `report` is called with what the adapter covers and leaves out.
+    `report` is called with what the adapter covers and leaves out; `images` is whether rows have images.
     """
     import peft
 
@@ -32,7 +34,7 @@ def add_adapter(network: Any, request: RunRequest, report: Callable[[str], None]
         return network.float().requires_grad_(True)
     if folder is not None:
         return load_adapter(network, request, folder)
-    targets = select_targets(network, recipe.lora_target_modules, plain=is_plain(request))
+    targets = select_targets(network, recipe.lora_target_modules, plain=is_plain(request), images=images)
     for note in targets.notes:
         report(note)
     return make_adapter(network, request, targets)
@@ -44,17 +46,24 @@ def is_plain(request: RunRequest) -> bool:
 
 
 def planned_targets(
-    model: str, revision: str | None, target_modules: str | Sequence[str], *, adapter: str, dropout: float
+    model: str,
+    revision: str | None,
+    target_modules: str | Sequence[str],
+    *,
+    adapter: str,
+    dropout: float,
+    images: bool = False,
 ) -> Targets | None:
     """Choose the layers that a new adapter will be on, from the model's configuration alone.
 
-    None where the run continues with an adapter, which has its own. Raises `InvalidJob` as `select_targets` does.
+    `images` is whether rows have images. None where the run continues with an adapter, which has its own. Raises
+    `InvalidJob` as `select_targets` does.
     """
     _, folder = split_adapter(model)
     if folder is not None or adapter == "full":
         return None
     network = _empty_model(model, revision, repr(stamp(locate(model))))
-    return select_targets(network, target_modules, plain=adapter == "lora" and not dropout)
+    return select_targets(network, target_modules, plain=adapter == "lora" and not dropout, images=images)
 
 
 @functools.lru_cache(maxsize=4)

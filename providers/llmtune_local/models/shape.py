@@ -16,6 +16,9 @@ from llmtune_local.models.gguf_file import read_header
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1}
 
 
+#: Files that say how a model's images are processed.
+IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+
 _LAYER = re.compile(r"\.(?:layers|layer|h|blocks)\.\d+\.")
 
 
@@ -108,6 +111,11 @@ def has_text_config(folder: Path) -> bool:
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     names = config.get("architectures") or [""]
     return "text_config" in config and names[0].endswith("ForConditionalGeneration")
+
+
+def reads_images(folder: Path) -> bool:
+    """Return whether the model in the folder of a run was tuned on rows with images: what reads them lies beside it."""
+    return any((folder / name).is_file() for name in IMAGE_PROCESSOR_FILES)
 
 
 def read_end_tokens(folder: Path) -> list[int]:

@@ -1,7 +1,8 @@
 """The layers of a model that get an adapter, and a description of those that do not.
 
 A preset means the same in every family: linear layers of the text model, without the output head, without the routed
-experts of a mixture and their router, and without what PEFT refuses. Any other layer has to be named.
+experts of a mixture and their router, and without what PEFT refuses. Any other layer has to be named: also those of an
+image encoder and its projector, where rows have images.
 """
 
 from __future__ import annotations
@@ -50,13 +51,19 @@ class _Layers(NamedTuple):
 
 
 def select_targets(
-    network: Any, target_modules: str | Sequence[str], *, exclude: Sequence[str] = (), plain: bool = True
+    network: Any,
+    target_modules: str | Sequence[str],
+    *,
+    exclude: Sequence[str] = (),
+    plain: bool = True,
+    images: bool = False,
 ) -> Targets:
-    """Choose the layers for a preset, or for names each of which must match.
+    """Choose the layers for a preset, or for names each of which must match; a list of names may have presets in it.
 
     Names match linear layers and routed experts (`experts`, or a matrix of theirs) by the end of their full name.
     A preset has nothing inside the modules `exclude`. `plain` adapters (no dropout, no DoRA) can also be put on
-    layers whose names PEFT takes for those of experts.
+    layers whose names PEFT takes for those of experts. With `images`, which rows then have, a name that is none of the
+    text model's matches linear layers outside of it, and all those inside of a module of that name (`vision_tower`).
 
     Raises:
         InvalidJob: the preset is empty, a name matches nothing, or PEFT takes no adapter there.
@@ -67,8 +74,12 @@ def select_targets(
     if isinstance(target_modules, str) and target_modules in PRESETS:
         chosen, notes = _select_preset(network, layers, target_modules, exclude)
     else:
-        names = (target_modules,) if isinstance(target_modules, str) else target_modules
-        chosen, parameters = _select_named(network, layers, names, plain=plain)
+        listed = (target_modules,) if isinstance(target_modules, str) else tuple(target_modules)
+        names = [name for name in listed if name not in PRESETS]
+        chosen, parameters = _select_named(network, layers, names, plain=plain, images=images)
+        for preset in set(listed) & set(PRESETS):
+            inside, notes = _select_preset(network, layers, preset, exclude)
+            chosen |= inside
     rewritten = {name for name in chosen if _is_rewritten(network, name)}
     chosen -= rewritten
     if plain:
@@ -77,8 +88,9 @@ def select_targets(
         notes.append(f"{_leaf_names(rewritten)} (PEFT takes them for experts unless the adapter is plain LoRA)")
         if not chosen:
             raise InvalidJob(f"no layer is left for an adapter: {notes[-1]}", where=_WHERE)
-    if layers.outside:
-        notes.append(f"what is outside of the text model ({_root_names(network, layers.outside)})")
+    if untouched := [name for name in layers.outside if name not in chosen]:
+        some = "some of " if len(untouched) < len(layers.outside) else ""
+        notes.append(f"{some}what is outside of the text model ({_root_names(network, untouched)})")
     covered = _describe_layers(
         chosen | rewritten if plain else chosen, parameters - {f"{name}.weight" for name in rewritten}
     )
@@ -115,9 +127,11 @@ def _select_preset(network: Any, layers: _Layers, preset: str, exclude: Sequence
     return chosen, notes
 
 
-def _select_named(network: Any, layers: _Layers, names: Iterable[str], *, plain: bool) -> tuple[set[str], set[str]]:
+def _select_named(
+    network: Any, layers: _Layers, names: Iterable[str], *, plain: bool, images: bool
+) -> tuple[set[str], set[str]]:
     """Return the modules and expert parameters of these names. Raises `InvalidJob` where one takes no adapter."""
-    chosen, parameters = _match_names(network, layers, names)
+    chosen, parameters = _match_names(network, layers, names, images=images)
     refused = {name for name in chosen if _peft_refuses(network, name)}
     if refused:
         raise InvalidJob(
@@ -195,7 +209,7 @@ def _text_model(network: Any) -> Any:
     return network if decoder is None or network.get_output_embeddings() is None else decoder
 
 
-def _match_names(network: Any, layers: _Layers, names: Iterable[str]) -> tuple[set[str], set[str]]:
+def _match_names(network: Any, layers: _Layers, names: Iterable[str], *, images: bool) -> tuple[set[str], set[str]]:
     """Return the modules and expert parameters that these names match."""
     every = [name for name, _ in network.named_modules() if name]
     head = network.get_output_embeddings()
@@ -217,6 +231,8 @@ def _match_names(network: Any, layers: _Layers, names: Iterable[str]) -> tuple[s
         modules -= {full.rpartition(".")[0] for full in wide}
         if name.rpartition(".")[2] == "experts":  # a list of single experts
             modules = {full for full in layers.experts if full in every and f".{name}." in f".{full}"}
+        if not modules and not wide and images:
+            modules = {full for full in layers.outside if f".{name}." in f".{full}."}
         if not modules and not wide:
             _raise_no_match(network, layers, name)
         chosen |= modules

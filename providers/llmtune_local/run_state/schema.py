@@ -133,6 +133,10 @@ class WorkerOptions(_Record):
     """Leave the empty `<think></think>` unlearned that the template of a model with reasoning writes before an answer
     without any, so that tuning on such rows does not teach the model to stop thinking."""
 
+    image_max_pixels: int | None = Field(default=None, ge=256)
+    """Images with more pixels (width times height) are scaled down to so many before the model's own processing, in
+    training and answering: fewer tokens in families whose images have as many tokens as their size asks for."""
+
     max_time: float | None = Field(default=None, gt=0)
     """Seconds of training, its validations included, after which no further step begins: the run then ends like any
     other, with a validation, a checkpoint, the model and a report. The first step is always done."""

@@ -17,6 +17,7 @@ from llmtune.errors import InvalidJob
 from llmtune_local import export as plain_export
 from llmtune_local.models import loading, merging
 from llmtune_local.models.hub import load_config
+from llmtune_local.models.shape import reads_images
 from llmtune_local.serving import families, gguf_model, ollama, vllm
 from llmtune_local.serving.dialogue import Dialogue, read_dialogue
 from llmtune_local.serving.gguf_tokenizer import Vocabulary, read_vocabulary
@@ -75,6 +76,11 @@ def export_for_server(
     if data.get("method") == "classification":
         raise InvalidJob(
             "this run tuned a classifier, which llama.cpp does not serve with its labels", hint="use --format merged"
+        )
+    if reads_images(artefact):
+        raise InvalidJob(
+            "this model was tuned on rows with images, and the file would hold its text part alone",
+            hint="use --format vllm, or --format merged",
         )
     if format == "gguf-adapter" and not (artefact / "adapter_config.json").is_file():
         raise InvalidJob("this run tuned all weights: it has no adapter", hint="use --format gguf")
@@ -164,7 +170,8 @@ def _renderer(artefact: Path, data: Mapping[str, Any]) -> tuple[Renderer, Mappin
     options = data.get("options", {})
     template_options = options.get("template_options")
     tokenizer = loading.load_tokenizer(str(artefact), None, options.get("chat_template"))
-    return Renderer(tokenizer, template_options=template_options), template_options
+    images = loading.load_images(str(data["model"]), data.get("revision"), tokenizer)
+    return Renderer(tokenizer, template_options=template_options, images=images), template_options
 
 
 def _modelfile(conversion: _Conversion, file: str) -> str:

@@ -8,8 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmtune.data.rendering.tokenize import Renderer
 from llmtune.errors import InvalidData
 from llmtune.provider import BaseGenerator, Generation, GenerationRequest, chat_message
+from llmtune_local.images.reader import ModelImages
 from llmtune_local.inference.tool_call_parser import with_calls
 from llmtune_local.models import loading
 from llmtune_local.run_state.schema import WorkerOptions
@@ -36,6 +38,10 @@ class TransformersModel(BaseGenerator):
         self._ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
         self._template_options = dict(options.template_options or {})
         self._context = loading.context_length(self._network.config, self._tokenizer, None)
+        self._images = loading.load_images(
+            str(data["model"]), data.get("revision"), self._tokenizer, max_pixels=options.image_max_pixels
+        )
+        self._renderer = Renderer(self._tokenizer, template_options=self._template_options, images=self._images)
 
     def prompt_tokens(self, request: GenerationRequest) -> tuple[int, ...]:
         """Return a request's prompt as transformers' own `apply_chat_template` makes it.
@@ -44,6 +50,10 @@ class TransformersModel(BaseGenerator):
         """
         from jinja2.exceptions import TemplateError
 
+        if isinstance(self._images, ModelImages):
+            # Models of text and images are given what transformers' processors of them write, marks of images included;
+            # some of these need packages for video to be loaded at all.
+            return self._renderer.prompt_ids(request.messages, request.tools)
         try:
             return tuple(
                 self._tokenizer.apply_chat_template(
@@ -70,6 +80,10 @@ class TransformersModel(BaseGenerator):
             raise InvalidData(f"a prompt of {len(prompt)} tokens fills the model's context of {self._context}")
         ids = torch.tensor([prompt], device=self._network.device)
         pad = self._tokenizer.pad_token_id if self._tokenizer.pad_token_id is not None else (self._ends or [0])[0]
+        images = [image for message in request.messages for image in message.images]
+        seen = {}
+        if images and isinstance(self._images, ModelImages):
+            seen = self._images.inputs(ids, self._images.place(images, prompt))
         with torch.no_grad():
             tokens = self._network.generate(
                 input_ids=ids,
@@ -77,6 +91,7 @@ class TransformersModel(BaseGenerator):
                 max_new_tokens=limit,
                 do_sample=False,
                 pad_token_id=pad,
+                **seen,
             )[0, len(prompt) :].tolist()
         ended = bool(tokens) and tokens[-1] in self._ends
         answer = Generation(

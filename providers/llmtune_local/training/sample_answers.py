@@ -17,12 +17,13 @@ import torch
 
 from llmtune.data.example import Example
 from llmtune.data.formats.registry import detect
-from llmtune.data.hashing import turn_text
+from llmtune.data.hashing import shown_text, turn_text
 from llmtune.data.io.reading import read_rows
 from llmtune.data.rendering.tokenize import Renderer
 from llmtune.errors import InvalidData
 from llmtune.provider import GenerationRequest
 from llmtune.redaction.secrets import scrub
+from llmtune_local.images.reader import ModelImages
 from llmtune_local.inference.generator import Question, answer_batch
 from llmtune_local.models import fused_lora
 from llmtune_local.run_state.schema import SampleLine
@@ -30,6 +31,7 @@ from llmtune_local.run_state.schema import SampleLine
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from llmtune_local.images.reader import RowImage
     from llmtune_local.models.model_runner import Network
 
 #: Rows that are asked where the job does not say, and the share of the time in steps that their answers may then take:
@@ -61,11 +63,12 @@ class SampleAnswers:
                 break
             try:
                 prompt, expected, ids = self._ask(example)
+                images = self._place_images(example, ids)
             except InvalidData:  # its template takes no prompt that ends there
                 continue
             free_tokens = ANSWER_TOKENS if context is None else context - len(ids)
             if ids and free_tokens > 0:
-                question = Question(len(self._questions), request, ids, min(ANSWER_TOKENS, free_tokens))
+                question = Question(len(self._questions), request, ids, min(ANSWER_TOKENS, free_tokens), images)
                 self._questions.append((prompt, expected, question))
         self.last_seconds = 0.0
         """Seconds of the last answers."""
@@ -119,7 +122,12 @@ class SampleAnswers:
         if not prompt:
             return "", "", ()
         expected = "" if answer is None else turn_text(answer)
-        return _cut(turn_text(prompt[-1])), _cut(expected), self._renderer.prompt_ids(prompt, example.tools)
+        return _cut(shown_text(prompt[-1])), _cut(expected), self._renderer.prompt_ids(prompt, example.tools)
+
+    def _place_images(self, example: Example, ids: Sequence[int]) -> tuple[RowImage, ...]:
+        reader = self._renderer.template.images
+        images = [image for message in example.prompt() for image in message.images]
+        return reader.place(images, ids) if images and isinstance(reader, ModelImages) else ()
 
     def _decode(self, ids: Sequence[int]) -> str:
         tokenizer: Any = self._renderer.tokenizer

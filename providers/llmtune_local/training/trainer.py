@@ -21,7 +21,8 @@ from llmtune.errors import InvalidData, InvalidJob
 from llmtune_local.batching import packing, step_order
 from llmtune_local.batching.packing import Step
 from llmtune_local.batching.sizes import token_budget
-from llmtune_local.batching.token_rows import TokenRow, TokenRows, read_rows
+from llmtune_local.batching.token_rows import TokenRow, TokenRows, read_image_rows, read_rows
+from llmtune_local.images.reader import ModelImages, NoImages
 from llmtune_local.models import loading as models
 from llmtune_local.models.hardware import (
     free_memory,
@@ -32,6 +33,7 @@ from llmtune_local.models.hardware import (
     versions,
 )
 from llmtune_local.models.hub import load_config
+from llmtune_local.models.image_runner import ImageNetwork
 from llmtune_local.models.model_runner import Network
 from llmtune_local.models.peft_adapter import add_adapter
 from llmtune_local.models.quantization import QUANTIZED, check_adapter
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from llmtune.data.rendering.images import ImageReader
     from llmtune_local.run_state.run_dir import RunDir
     from llmtune_local.run_state.schema import RunRequest
     from llmtune_local.run_state.status_writer import StatusWriter
@@ -100,6 +103,7 @@ class Trainer:
         """The panel's questions with their reference answers, where `panel_margin` asks for them."""
         self._best: dict[str, torch.Tensor] | None = None
         """The best step's weights, while the disk has no room for them."""
+        self.has_images = False
 
     def run(self, *, resume: bool = False) -> Result | None:
         """Train to the end; None in a process that is not the main one of its group.
@@ -144,6 +148,7 @@ class Trainer:
         )
         self.config = config = load_config(request.model, request.revision, request.method)
         self.tokenizer = models.load_tokenizer(request.model, request.revision, options.chat_template)
+        self.images = self._load_images()
         self.limit = models.context_length(config, self.tokenizer, self.recipe.max_sequence_length)
         if self.limit is not None and self.limit < 2:
             raise InvalidJob("max_sequence_length must be at least 2", where="hyperparameters.max_sequence_length")
@@ -154,8 +159,21 @@ class Trainer:
             template_options = options.template_options
             self.panel = panel_check.read_panel(self.tokenizer, limit=self.limit, template_options=template_options)
 
+    def _load_images(self) -> ImageReader:
+        """Load what reads the images of rows; they are written to the run's folder."""
+        request, keep = self.request, self.folder.path / "images"
+        if request.method == "classification":
+            return NoImages("encoders read text alone")
+        max_pixels = request.options.image_max_pixels
+        return models.load_images(request.model, request.revision, self.tokenizer, max_pixels=max_pixels, keep=keep)
+
     def _read_rows(self, path: str) -> TokenRows:
-        return self._read_and_check(path, read_rows)
+        def read(tokenizer: Any, path: str, **settings: Any) -> TokenRows:
+            rows = read_image_rows(tokenizer, path, self.images, **settings)
+            self.has_images = self.has_images or rows is not None
+            return read_rows(tokenizer, path, **settings) if rows is None else rows
+
+        return self._read_and_check(path, read)
 
     def _read_and_check(self, path: str, read: Callable[..., TokenRows]) -> TokenRows:
         rows = read(
@@ -264,11 +282,13 @@ class Trainer:
             quantization=(request.options.quantization or QUANTIZED) if request.adapter == "qlora" else None,
         )
         torch.manual_seed(request.seed)
-        return add_adapter(base, request, self.status_writer.event)
+        return add_adapter(base, request, self.status_writer.event, images=self.has_images)
 
     def _make_network(self) -> Any:
         """Wrap the model as it is run: packed or padded, with the faster ways that it supports."""
         longest = max(self.train.longest, self.validation.longest, self.panel.longest)
+        if self.has_images and isinstance(self.images, ModelImages):
+            return ImageNetwork(self.model, images=self.images, device=self.device, dtype=self.dtype, longest=longest)
         return Network(self.model, device=self.device, dtype=self.dtype, pack=self.recipe.packing, longest=longest)
 
     def _make_validation_batches(self) -> Any:
@@ -297,7 +317,8 @@ class Trainer:
         path = self.request.files.validation
         if count == 0 or path is None or not self.validation:
             return None
-        renderer = Renderer(self.tokenizer, template_options=self.request.options.template_options)
+        template_options = self.request.options.template_options
+        renderer = Renderer(self.tokenizer, template_options=template_options, images=self.images)
         context = models.context_length(self.config, self.tokenizer, None)
         samples = SampleAnswers(self.network, renderer, path, count=count, context=context)
         self.resolved["evaluation.samples"] = samples.rows
@@ -753,6 +774,8 @@ class Trainer:
 
     def _save(self, path: Path) -> None:
         models.save_artefact(self.model, self.tokenizer, path, half=self.half)
+        if self.has_images:
+            models.copy_image_processor(self.request.model, self.request.revision, path)
 
     def _make_result(self) -> Result:
         """Return the final figures of the run."""
@@ -822,3 +845,4 @@ class Trainer:
     def cleanup(self) -> None:
         """Remove what only an unfinished run needs; to be called when the run is known to have succeeded."""
         shutil.rmtree(self.folder.path / "checkpoints" / "best", ignore_errors=True)
+        shutil.rmtree(self.folder.path / "images", ignore_errors=True)

@@ -110,14 +110,14 @@ def test_a_table_with_labels_gets_a_job_with_a_linear_model_beside_it(tmp_path: 
     assert receipt.obstacles() == []
 
 
-def test_images_are_said_to_be_beyond_the_local_backend(tmp_path: Path, json_lines: Write) -> None:
+def test_images_are_said_to_be_beyond_a_text_model(tmp_path: Path, json_lines: Write) -> None:
     image = {"type": "image_url", "image_url": {"url": "https://pictures.example/1.png"}}
     question = {"role": "user", "content": [{"type": "text", "text": "what is it?"}, image]}
     row = {"messages": [question, {"role": "assistant", "content": "a lamp on a desk"}]}
     result = init(json_lines(tmp_path / "pictures.jsonl", [row] * 40), "-y", "--out", tmp_path / "job.yaml")
     assert result.exit_code == 0, result.output
     assert "llmtune plan shows which backends take them" in result.stderr
-    assert "40 of 40 rows have images" in result.stderr
+    assert "40 of 40 rows have some" in result.stderr
     assert TuningJob.load(tmp_path / "job.yaml").method == "sft"
 
 

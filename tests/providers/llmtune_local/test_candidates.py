@@ -126,10 +126,18 @@ def test_a_template_that_renders_no_tools_cannot_learn_calls(tmp_path: Path) -> 
     assert not models["tiny"].obstacle
 
 
-def test_images_are_not_learned_here() -> None:
-    models = candidates.suggest_models(facts(image_rows=40))
-    assert [model.model for model in models] == ["tiny"]
-    assert "40 of 1,000 rows have images" in models[0].obstacle
+def test_rows_with_images_are_for_models_that_read_them(tmp_path: Path) -> None:
+    cache(tmp_path / "hub", "some/chat", CHAT, parameters=6_400_000)
+    sees = {"text_config": SIZES, "model_type": "qwen3_vl", "architectures": ["Qwen3VLForConditionalGeneration"]}
+    cache(tmp_path / "hub", "some/eyes", CHAT | sees, parameters=6_400_000)
+    models = {model.model: model for model in candidates.suggest_models(facts(image_rows=40))}
+    for name in ("tiny", "some/chat"):
+        assert models[name].obstacle == "no images are read with it, and 40 of 1,000 rows have some"
+    assert not models["some/eyes"].obstacle
+    unseen = [model for model in models.values() if not model.here]
+    assert unseen
+    assert all("VL" in model.model and not model.obstacle for model in unseen)
+    assert not any("VL" in model.model for model in candidates.suggest_models(facts()))
 
 
 def test_a_model_that_does_not_fit_says_how_much_it_takes(tmp_path: Path) -> None:

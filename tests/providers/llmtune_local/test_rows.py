@@ -283,3 +283,37 @@ def test_prompts_of_reinforcement_are_checked_without_their_answers(
         with pytest.raises(InvalidData, match=problem) as raised:
             preflight.check_rows(data, receipt)
         assert raised.value.findings[0].line == 1
+
+
+def test_rows_with_images_are_shown_to_models_that_read_them_and_counted_with_them(tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    from llmtune.data.formats.chat import CHAT
+    from llmtune.data.formats.preference import FORMATS
+    from llmtune_local.rows import open_rendering
+    from tests.providers.llmtune_local.images import shapes
+
+    base = shapes.build("qwen3_vl", tmp_path / "base")
+    rendering = open_rendering(str(base), {}, True)
+    assert rendering is not None
+    assert rendering.count_tokens is not None
+    rows = [CHAT.read(row, number, []) for number, row in enumerate(shapes.squares(3))]
+    assert [list(rendering.problems(row, "sft", None)) for row in rows] == [[], [], []]
+    assert [found.code for found in rendering.problems(CHAT.read({"messages": [IMAGE, SAY]}, 1, []), "sft", None)] == [
+        "image"
+    ]
+    small, large = (
+        rendering.count_tokens(
+            [CHAT.read(shapes.row("red", shapes.data_url(shapes.picture((1, 2, 3), size=size))), 1, [])],
+            None,
+            "error",
+            0.0,
+        )
+        for size in ((16, 16), (32, 32))
+    )
+    assert small is not None
+    assert large == small + 3  # of the larger image four tokens instead of one
+    assert rendering.count_tokens([CHAT.read({"messages": [ASK, SAY]}, 1, [])], None, "error", 0.0) is None
+    pair = FORMATS[0].read(
+        {"input": {"messages": [IMAGE]}, "preferred_output": [SAY], "non_preferred_output": [SAY]}, 1, []
+    )
+    assert [found.code for found in rendering.problems(pair, "dpo", None)] == ["not_text"]

@@ -33,6 +33,7 @@ NO_RUN = {
     "docs/deploy.md": ["installs from an index", "needs Ollama", "needs vLLM"],
     "docs/grade.md": [],
     "docs/reinforcement.md": [],
+    "docs/vision.md": [],
     "docs/coming-from/trl.md": [],
     "docs/coming-from/axolotl.md": [],
     "docs/coming-from/llama-factory.md": [],
@@ -111,6 +112,17 @@ def test_the_pages_on_graders_are_typed_to_their_ends(page: str, tmp_path: Path)
     folder = tmp_path / "grade"
     folder.mkdir()
     assert shell.type_page(ROOT / page, folder) == []
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("heavy")
+@pytest.mark.timeout(1500)
+def test_the_page_on_images_is_typed_to_its_end(tmp_path: Path) -> None:
+    for library in ("peft", "PIL"):
+        pytest.importorskip(library)
+    folder = tmp_path / "vision"
+    folder.mkdir()
+    assert shell.type_page(ROOT / "docs/vision.md", folder) == []  # at least 95 % of the squares are named
 
 
 def test_what_is_shown_and_does_not_come_out_is_seen() -> None:
