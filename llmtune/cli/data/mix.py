@@ -29,7 +29,7 @@ def mix(
     ] = False,
     on_empty: OnEmptyOption = "error",
     system: SystemOption = "keep",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write several files of rows as one training file, each by its weight, evenly spread and always the same."""

@@ -518,7 +518,7 @@ def test_pages_leak_nothing(stage: Stage) -> None:
 # --- what is left behind ---------------------------------------------------------------------------------------------
 #: Rows and answers are data, kept as they are because they are trained on and compared: `data check` warns of a key.
 ROWS = ("rows.jsonl", "bad.jsonl", "axolotl.yml", "golden.jsonl", "converted.csv", "converted.jsonl")
-ROWS += ("answers.jsonl", "samples.jsonl")
+ROWS += ("answers.jsonl", "samples.jsonl", "mixed.jsonl", "mixed-again.jsonl")
 ROW_FOLDERS = ("data", "files", "prepared", "sweeps", "parts", "parts-again", "answers", "tuning", "imported", "cache")
 TEXTS = {".json", ".jsonl", ".md", ".html", ".yaml", ".yml", ".txt", ".log", ".toml"}
 
