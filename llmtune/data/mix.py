@@ -126,8 +126,8 @@ def _find_kind(row: Example) -> str:
 def _weigh(rows: Sequence[Example], weight: float) -> Sequence[Example]:
     """Return the rows as often as a weight says: whole copies, then a part chosen by content."""
     copies, share = divmod(weight, 1)
-    rest = math.floor(len(rows) * share + 0.5)
-    parts = [rows] * int(copies) + ([take_rows(rows, rest)] if rest else [])
+    chosen = math.floor(len(rows) * share + 0.5)
+    parts = [rows] * int(copies) + ([take_rows(rows, chosen)] if chosen else [])
     return parts[0] if len(parts) == 1 else ChainedRows(*parts)
 
 

@@ -513,7 +513,11 @@ class _ResultBuilder:
             return self.panel
         if self.panel is None:
             return None
-        result = self.panel.build_result(resamples=self.resamples)
+        try:
+            result = self.panel.build_result(resamples=self.resamples)
+        except InvalidData as error:  # a task's own metric failed: the test rows are evaluated all the same
+            self.warn(f"the panel was not scored: {error.message}")
+            return NotReported(error.message)
         for name, system in result.systems.items():
             if isinstance(system, NotReported):
                 self.warn(f"the {name} model was not asked the panel: {system.reason}")

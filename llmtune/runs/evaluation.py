@@ -511,7 +511,7 @@ def _render_snippet(provider: Provider, model: ModelRef | None) -> str | None:
         return None
     try:
         return provider.snippet(model)
-    except Exception:
+    except Exception:  # a bug in a provider's example of code must not lose a finished run: the log has it
         log.exception("the snippet for %s could not be made", model.id)
         return None
 

@@ -47,15 +47,20 @@ class HarnessQuestion(PanelQuestion):
     """Texts at which an answer ends."""
 
     def is_right(self, answer: PanelAnswer) -> bool:
-        """Return whether the task's metric is 1 for this answer."""
-        if self.choices:
-            results: list[Any] = [(score, score == max(answer.scores)) for score in answer.scores]
-        else:
-            text = answer.text
-            for stop in self.stops:
-                text = text.partition(stop)[0]
-            results = [_filter(self.task, self.document, text)]
-        return bool(results) and float(self.task.process_results(self.document, results)[self.metric]) == 1
+        """Return whether the task's metric is 1 for this answer. Raises `InvalidData` where the metric fails on it."""
+        try:
+            if self.choices:
+                results: list[Any] = [(score, score == max(answer.scores)) for score in answer.scores]
+            else:
+                text = answer.text
+                for stop in self.stops:
+                    text = text.partition(stop)[0]
+                results = [_filter(self.task, self.document, text)]
+            return bool(results) and float(self.task.process_results(self.document, results)[self.metric]) == 1
+        except Exception as error:  # a task's filters and metrics may be code of its own: said as one sentence
+            raise InvalidData(
+                f"the metric {self.metric} of {self.skill} failed on an answer: {_describe(error)}"
+            ) from error
 
 
 def load_harness_panel(name: str) -> Panel:
@@ -72,7 +77,7 @@ def load_harness_panel(name: str) -> Panel:
             questions = tuple(_read_questions(task, name))
         except (InvalidData, MissingExtra):
             raise
-        except Exception as error:
+        except Exception as error:  # a task's templates and code may raise anything: said as one sentence
             raise InvalidData(f"evaluation.panel: {name} cannot be read: {_describe(error)}") from error
     if not questions:
         raise InvalidData(f"evaluation.panel: {name} has no document with an answer")
@@ -104,7 +109,7 @@ def _load_task(task_name: str, name: str) -> Any:
         tasks = manager.load([str(path) if is_file else task_name])["tasks"]
     except InvalidData:
         raise
-    except Exception as error:
+    except Exception as error:  # of reading YAML, of datasets, of a task's own code: said as one sentence
         if isinstance(error, (ConnectionError, FileNotFoundError)) and not is_file:
             raise InvalidData(
                 f"evaluation.panel: the documents of {name} are not on this machine, and the Hugging Face Hub, where"
@@ -164,8 +169,8 @@ def _build_row(task: Any, document: Any, shots: int) -> tuple[Example, tuple[str
     choices: tuple[str, ...] = ()
     if task.OUTPUT_TYPE == "multiple_choice":
         choices = tuple(str(choice).strip() for choice in task.doc_to_choice(document))
-        place = choices.index(target.strip()) if isinstance(target, str) and target.strip() in choices else int(target)
-        target = choices[place]
+        is_choice = isinstance(target, str) and target.strip() in choices
+        target = target.strip() if is_choice else choices[int(target)]
     elif isinstance(target, (list, tuple)):
         target = target[0] if target else ""
     return Example((Message("user", prompt), Message("assistant", str(target).strip()))), choices
@@ -211,14 +216,14 @@ def _quiet() -> Iterator[None]:
     try:
         import datasets
     except ImportError:
-        shown = False
+        has_bars = False
     else:
-        shown = not datasets.are_progress_bars_disabled()
+        has_bars = not datasets.are_progress_bars_disabled()
         datasets.disable_progress_bars()
     try:
         yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        if shown:
+        if has_bars:
             datasets.enable_progress_bars()

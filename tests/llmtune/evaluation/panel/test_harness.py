@@ -151,6 +151,25 @@ def test_a_task_that_cannot_be_asked_is_one_sentence(write_task: Any, change: tu
     assert "\n" not in caught.value.message
 
 
+def test_a_metric_that_fails_on_an_answer_loses_the_panel_alone(write_task: Any) -> None:
+    from llmtune.evaluation.evaluate import AnswerOptions, evaluate
+    from llmtune.metrics.points import NotReported
+    from tests.llmtune.evaluation.conftest import ticket, truth
+
+    panel = load_panel(write_task(GENERATE))
+
+    def fail(*_: Any) -> Any:
+        raise ZeroDivisionError("nothing to divide by")
+
+    panel.questions[0].task.process_results = fail  # type: ignore[attr-defined]
+    models = {name: Scripted(lambda prompt: truth(prompt) if "ticket" in prompt else "3") for name in ("base", "tuned")}
+    options = AnswerOptions(panel=PanelRun(panel, EvaluationSpec()))
+    result = evaluate([ticket(number) for number in range(9)], models, answering=options)
+    assert isinstance(result.panel, NotReported)
+    assert "exact_match of plums failed on an answer: ZeroDivisionError" in result.panel.reason
+    assert result.rows == 9
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     pytest.importorskip("lm_eval")
     with pytest.raises(InvalidData, match=r"task\.yaml does not exist"):
