@@ -61,10 +61,13 @@ def read_prompts(renderer: Renderer, path: str, grader: Grader, *, limit: int | 
             prompts.dropped += 1
             continue
         tokens = np.array(ids, dtype=np.int32)
-        graded = make_row(grader, example)
-        rows.append(
-            (PromptRow(tokens, np.zeros(len(ids), dtype=np.bool_), 1.0, graded, tuple(map(dict, example.tools))),)
+        prompt = PromptRow(
+            tokens,
+            np.zeros(len(ids), dtype=np.bool_),
+            graded=make_row(grader, example),
+            tools=tuple(map(dict, example.tools)),
         )
+        rows.append((prompt,))
     return prompts
 
 
