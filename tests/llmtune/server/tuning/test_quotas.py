@@ -133,14 +133,24 @@ def cost_of_one_job(message: str) -> float:
     return float(message.partition("about ")[2].partition(" USD")[0].replace(",", ""))
 
 
+def create_or_refuse(api: Any, file: str) -> Any:
+    """Create a job; None where the budget is found to be used up at once, as it is on a slow machine."""
+    try:
+        return create(api, file)
+    except openai.RateLimitError:
+        return None
+
+
 def test_jobs_asked_for_at_once_share_what_is_left(priced: Fake, path: Path) -> None:
     key = add_key(path, "ana", budget=1e-9)
     with serve(path) as server, client(server, key) as api:
         file = upload(api).id
         cost = cost_of_one_job(wait(api, create(api, file).id).error.message)
         path.write_text(path.read_text().replace("budget: 1e-09", f"budget: {2.5 * cost:.2f}"))
-        ended = [wait(api, job.id) for job in [create(api, file) for _ in range(6)]]
-        assert sorted(job.status for job in ended) == ["failed"] * 4 + ["succeeded"] * 2
+        created = [create_or_refuse(api, file) for _ in range(6)]
+        ended = [wait(api, job.id).status for job in created if job is not None]
+        ended += ["failed" for job in created if job is None]
+        assert sorted(ended) == ["failed"] * 4 + ["succeeded"] * 2
         assert len(priced.jobs) == 2
 
 

@@ -119,7 +119,7 @@ def test_calls_are_read_from_the_answer_and_scored(
     call = '<tool_call>\n{"name": "find", "arguments": {"n": 7}}\n</tool_call>'
     turn = {"role": "assistant", "tool_calls": [{"function": {"name": "find", "arguments": '{"n": 7}'}}]}
     tool = {"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}
-    row = PromptRow(rows[2].ids, rows[2].completion, 1.0, {"messages": [turn]}, (tool,))
+    row = PromptRow(rows[2].ids, rows[2].completion, graded={"messages": [turn]}, tools=(tool,))
     sampler = make_sampler({"kind": "tool_call"})
     assert {answer.reward for answer in sampler.sample([row], count=2, temperature=1.0, seed="0/0")} == {0.0}
     monkeypatch.setattr(tokenizers("chatml").__class__, "decode", lambda *_, **__: call)
