@@ -140,13 +140,7 @@ def test_every_backend_says_why_a_method_is_not_there_yet() -> None:
         for name in ("reinforcement", "distillation", "continued_pretraining"):
             able = methods.get(name)
             assert able is not None, (kind, name)
-            if name == "reinforcement" and kind in (
-                "azure",
-                "bedrock",
-                "local",
-                "sagemaker",
-                "vertex",
-            ):  # of some models
+            if name == "reinforcement" and kind in with_reinforcement:
                 assert able is True or "reinforcement" in able.reason or "RLVR" in able.reason
                 continue
             assert able is not True, (kind, name)
