@@ -240,9 +240,13 @@ def read_image_rows(
 
 
 def _may_have_images(path: str) -> bool:
-    """Return whether a canonical file could have a row with an image, without reading its rows."""
-    with Path(path).open("rb") as file:
-        return any(b"image_url" in line for line in file)
+    """Return whether a canonical file could have a row with an image, without reading its rows. What cannot be opened
+    has none: whoever reads its rows says why."""
+    try:
+        with Path(path).open("rb") as file:
+            return any(b"image_url" in line for line in file)
+    except OSError:
+        return False
 
 
 def preferred(example: Example) -> Example:

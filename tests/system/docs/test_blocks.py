@@ -32,7 +32,9 @@ from tests.system.docs.shell import typed_on
 
 ROOT = Path(__file__).resolve().parents[3]
 BLOCK = re.compile(
-    r"(?:^<!-- no-run: (?P<reason>[^>]+?) -->\n)?^```(?P<language>[^\n]*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
+    r"(?:^<!-- no-run: (?P<reason>[^>]+?) -->\n)?(?:^<!-- save: [\w.]+ -->\n)?"
+    r"^```(?P<language>[^\n]*)\n(?P<text>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
 )
 SHELL = {"sh", "bash", "console"}
 PROSE = {"", "text"}
@@ -54,6 +56,7 @@ NO_RUN = {
     "docs/serve.md": ["needs a server under way", "needs a server under way"],
     "docs/verify.md": ["needs a server"],
     "docs/sweep.md": ["trains more than twenty times"],
+    "docs/vision.md": ["needs the run of this page"],
 }
 
 

@@ -20,7 +20,7 @@ from llmtune_local.run_state.run_dir import RunDir
 from llmtune_local.settings import LocalSettings
 from llmtune_local.worker import ray_launcher
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("heavy"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("heavy"), pytest.mark.timeout(600)]
 
 RAY = {"device": "cpu", "dtype": "float32", "processes": 2, "launcher": "ray"}
 
@@ -67,7 +67,7 @@ def test_a_team_on_a_cluster_survives_a_killed_process(
     folder.write_request(make_request({"options": RAY}, **settings))
     provider = LocalProvider("local", LocalSettings(runs=str(tmp_path)))
     job = JobRef(id=folder.path.name, url=None, data={"folder": str(folder.path)})
-    end = time.monotonic() + 240
+    end = time.monotonic() + 500
     killed = False
     while not (snapshot := provider.poll(job, None)).state.final and time.monotonic() < end:
         if not killed and folder.checkpoints() and len(team := parts()) == 2:
