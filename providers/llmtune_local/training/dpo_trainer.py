@@ -17,9 +17,9 @@ import torch
 from torch.nn import functional
 
 from llmtune_local.batching.packing import SHARED_TOKENS, MicroBatch, PrefixGroup, pad_rows
-from llmtune_local.batching.sizes import chunk_rows
 from llmtune_local.batching.token_rows import TokenRow, TokenRows, read_pairs
 from llmtune_local.models.hub import split_adapter
+from llmtune_local.training.likelihoods import token_log_likelihoods
 from llmtune_local.training.pair_loss import (
     BETA,
     PairLosses,
@@ -186,59 +186,13 @@ def _batch(
     return PairBatch(batch, torch.from_numpy(owner.astype(np.int64)), numbers)
 
 
-class _LogLikelihood(torch.autograd.Function):
-    """log softmax(hidden W^T + b)[target] in chunks; backward computes each chunk's logits again instead of keeping
-    them.
-
-    The loss of a pair depends on both of its answers, so its gradient is not known in the forward pass.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-        log_likelihoods = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
-        for part in _chunks(hidden, weight):
-            logits = functional.linear(hidden[part].to(weight.dtype), weight, bias).float()
-            log_likelihoods[part] = logits.gather(1, targets[part].unsqueeze(1)).squeeze(1) - torch.logsumexp(
-                logits, dim=1
-            )
-        ctx.save_for_backward(hidden, weight, bias, targets)
-        return log_likelihoods
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        hidden, weight, bias, targets = ctx.saved_tensors
-        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        to_hidden = torch.empty_like(hidden) if wants_hidden else None
-        to_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
-        to_bias = torch.zeros_like(bias, dtype=torch.float32) if wants_bias and bias is not None else None
-        for part in _chunks(hidden, weight):
-            piece = hidden[part].to(weight.dtype)
-            grad = functional.linear(piece, weight, bias).float().softmax(dim=1).neg_()
-            grad.scatter_add_(1, targets[part].unsqueeze(1), torch.ones_like(grad[:, :1]))
-            grad.mul_(grads[0][part].unsqueeze(1))
-            low = grad.to(weight.dtype)
-            if to_hidden is not None:
-                to_hidden[part] = (low @ weight).to(hidden.dtype)
-            if to_weight is not None:
-                to_weight.add_(low.t() @ piece)
-            if to_bias is not None:
-                to_bias.add_(grad.sum(dim=0))
-        return to_hidden, to_weight, to_bias, None
-
-
-def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
-    size = chunk_rows(weight.shape[0], hidden.device.type)
-    return [slice(start, start + size) for start in range(0, hidden.shape[0], size)]
-
-
 def pair_log_likelihoods(network: Network, pairs: PairBatch) -> Tensor:
     """Log-likelihood in nats of each answer given its prompt, [pairs, 2], with its gradient."""
     batch = pairs.batch.to(network.device)
     with network.autocast():
         if network.linear_head:
             head = network.causal.get_output_embeddings()
-            hidden = network.hidden(batch)
-            per_token: Tensor = _LogLikelihood.apply(hidden, head.weight, head.bias, batch.targets)  # type: ignore[no-untyped-call]
+            per_token = token_log_likelihoods(network.hidden(batch), head.weight, head.bias, batch.targets)
         else:
             logits = network.logits(batch).float()
             per_token = -functional.cross_entropy(logits, batch.targets, reduction="none")

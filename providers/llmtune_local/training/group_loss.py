@@ -14,12 +14,9 @@ sampled from, at the sampling's temperature. How tokens are weighed is the norma
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
-from torch.nn import functional
-
-from llmtune_local.batching.sizes import chunk_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,70 +76,3 @@ def token_losses(
     kl = torch.exp(log_ratio) - log_ratio - 1
     clipped = (clamped * advantages < ratio * advantages).detach()
     return TokenLosses(beta * kl - objective, kl.detach(), clipped)
-
-
-class _TokenLikelihoods(torch.autograd.Function):
-    """log softmax((hidden W^T + b) / T)[target] and the entropy, in chunks.
-
-    Backward computes each chunk's logits again instead of keeping them. The entropy carries no gradient.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float
-    ) -> tuple[Tensor, Tensor]:
-        likelihoods = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
-        entropy = torch.empty_like(likelihoods)
-        for part in _chunks(hidden, weight):
-            logits = functional.linear(hidden[part].to(weight.dtype), weight, bias).float()
-            likelihoods[part], entropy[part] = _measure(logits, targets[part], temperature)
-        ctx.save_for_backward(hidden, weight, bias, targets)
-        ctx.temperature = temperature
-        ctx.mark_non_differentiable(entropy)
-        return likelihoods, entropy
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        hidden, weight, bias, targets = ctx.saved_tensors
-        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        to_hidden = torch.empty_like(hidden) if wants_hidden else None
-        to_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
-        to_bias = torch.zeros_like(bias, dtype=torch.float32) if wants_bias and bias is not None else None
-        for part in _chunks(hidden, weight):
-            piece = hidden[part].to(weight.dtype)
-            logits = functional.linear(piece, weight, bias).float()
-            grad = (logits / ctx.temperature).softmax(dim=1).neg_()
-            grad.scatter_add_(1, targets[part].unsqueeze(1), torch.ones_like(grad[:, :1]))
-            grad.mul_(grads[0][part].unsqueeze(1) / ctx.temperature)
-            low = grad.to(weight.dtype)
-            if to_hidden is not None:
-                to_hidden[part] = (low @ weight).to(hidden.dtype)
-            if to_weight is not None:
-                to_weight.add_(low.t() @ piece)
-            if to_bias is not None:
-                to_bias.add_(grad.sum(dim=0))
-        return to_hidden, to_weight, to_bias, None, None
-
-
-def head_likelihoods(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Return log-likelihood of each target and entropy at its position, in nats, from the input of a linear head."""
-    likelihoods, entropy = _TokenLikelihoods.apply(hidden, weight, bias, targets, temperature)  # type: ignore[no-untyped-call]
-    return likelihoods, entropy
-
-
-def logits_likelihoods(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return the same from logits [positions, vocabulary], for models whose head is more than a linear layer."""
-    likelihoods, entropy = _measure(logits.float(), targets, temperature)
-    return likelihoods, entropy.detach()
-
-
-def _measure(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    scores = (logits / temperature).log_softmax(dim=1)
-    return scores.gather(1, targets.unsqueeze(1)).squeeze(1), torch.special.entr(scores.exp()).sum(dim=1)
-
-
-def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
-    size = chunk_rows(weight.shape[0], hidden.device.type)
-    return [slice(start, start + size) for start in range(0, hidden.shape[0], size)]

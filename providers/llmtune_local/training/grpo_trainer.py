@@ -24,13 +24,12 @@ from llmtune_local.models.hub import split_adapter
 from llmtune_local.training import checkpoints
 from llmtune_local.training.group_loss import (
     compute_advantages,
-    head_likelihoods,
     is_dead,
-    logits_likelihoods,
     token_losses,
     weigh_tokens,
 )
 from llmtune_local.training.group_sampling import GradedAnswer, GroupSampler, PromptRow, read_prompts
+from llmtune_local.training.likelihoods import head_likelihoods, logits_likelihoods
 from llmtune_local.training.progress import Stopped
 from llmtune_local.training.trainer import Trainer
 
