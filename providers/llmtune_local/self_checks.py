@@ -72,7 +72,7 @@ def answers_end(model: Mapping[str, Any], folder: Path, examples: Sequence[Examp
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (ends or [0])[0]
     ended = 0
     # Rows with images go alone: their pixels are of no common size.
-    rows = 1 if any(shown for _, shown in prompts) else _BATCH_ROWS
+    rows = 1 if any(prompt_images for _, prompt_images in prompts) else _BATCH_ROWS
     for start in range(0, len(prompts), rows):
         batch = [prompt for prompt, _ in prompts[start : start + rows]]
         width = len(batch[-1])
@@ -81,8 +81,12 @@ def answers_end(model: Mapping[str, Any], folder: Path, examples: Sequence[Examp
             continue
         ids = torch.tensor([(pad,) * (width - len(prompt)) + prompt for prompt in batch], device=network.device)
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch], device=ids.device)
-        shown = prompts[start][1]
-        seen = images.inputs(ids, images.place(shown, batch[0])) if isinstance(images, ModelImages) and shown else {}
+        prompt_images = prompts[start][1]
+        image_inputs = (
+            images.inputs(ids, images.place(prompt_images, batch[0]))
+            if isinstance(images, ModelImages) and prompt_images
+            else {}
+        )
         with torch.no_grad():
             answers = network.generate(
                 input_ids=ids,
@@ -91,7 +95,7 @@ def answers_end(model: Mapping[str, Any], folder: Path, examples: Sequence[Examp
                 do_sample=False,
                 pad_token_id=pad,
                 **stop,
-                **seen,
+                **image_inputs,
             )[:, width:]
         ended += sum(not set(ends).isdisjoint(answer) for answer in answers.tolist())
     return CheckResult(

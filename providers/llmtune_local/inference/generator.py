@@ -121,8 +121,8 @@ class LocalGenerator(LocalModel):
 
         network, renderer = self._load()
         answers = label_scoring.Answers(renderer, labels)
-        shown = [any(message.images for message in request.messages) for request in requests]
-        texts = [request for request, has_images in zip(requests, shown, strict=True) if not has_images]
+        with_images = [any(message.images for message in request.messages) for request in requests]
+        texts = [request for request, has_images in zip(requests, with_images, strict=True) if not has_images]
         with torch.no_grad(), network.unpacked():
             scores = iter(
                 label_scoring.score(network, answers, texts, context=self._context, method=self._method)
@@ -131,7 +131,7 @@ class LocalGenerator(LocalModel):
             )
         return [
             self._score_labels_of_images(request, labels) if has_images else next(scores)
-            for request, has_images in zip(requests, shown, strict=True)
+            for request, has_images in zip(requests, with_images, strict=True)
         ]
 
     def _score_labels_of_images(self, request: GenerationRequest, labels: Sequence[str]) -> list[float]:

@@ -81,9 +81,9 @@ class TransformersModel(BaseGenerator):
         ids = torch.tensor([prompt], device=self._network.device)
         pad = self._tokenizer.pad_token_id if self._tokenizer.pad_token_id is not None else (self._ends or [0])[0]
         images = [image for message in request.messages for image in message.images]
-        seen = {}
+        image_inputs = {}
         if images and isinstance(self._images, ModelImages):
-            seen = self._images.inputs(ids, self._images.place(images, prompt))
+            image_inputs = self._images.inputs(ids, self._images.place(images, prompt))
         with torch.no_grad():
             tokens = self._network.generate(
                 input_ids=ids,
@@ -91,7 +91,7 @@ class TransformersModel(BaseGenerator):
                 max_new_tokens=limit,
                 do_sample=False,
                 pad_token_id=pad,
-                **seen,
+                **image_inputs,
             )[0, len(prompt) :].tolist()
         ended = bool(tokens) and tokens[-1] in self._ends
         answer = Generation(
