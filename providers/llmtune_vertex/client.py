@@ -136,6 +136,8 @@ class Sdk:
         with self.translate_errors("setting up Cloud Storage"):
             client = storage.Client(project=self.project, credentials=self.credentials, client_options=options)
             client._http.hooks["response"].append(bound_requests_answer)
+            # It would read the bucket's metadata in a thread of its own, for traces alone: a request that nobody made.
+            client._bucket_metadata_cache = None
             return client
 
     def rest(self, location: str) -> Rest:

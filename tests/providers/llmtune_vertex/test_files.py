@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -65,3 +67,16 @@ def test_a_download_has_bounds_of_its_own(
     vendor.faults.add(trickle(0.05), route="download")
     with pytest.raises(TransientError, match=r"not whole within 0\.2 s"):
         provider.download(stored.id, tmp_path / "down")
+
+
+def test_the_sdk_makes_no_request_of_its_own(
+    vendor: FakeVertex, provider: VertexProvider, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started: list[dict[str, object]] = []
+    cache = "google.cloud.storage._bucket_metadata_cache"  # where the SDK starts a thread that asks for the bucket
+    monkeypatch.setattr(
+        f"{cache}.threading", SimpleNamespace(Lock=threading.Lock, Thread=lambda **call: started.append(call))
+    )
+    provider.find_upload(encoded(tmp_path).sha256)
+    assert not started
+    assert [call.path.rpartition("/o/")[0] for call in vendor.requests] == ["/storage/v1/b/my-bucket"]
