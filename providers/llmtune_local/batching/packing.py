@@ -73,6 +73,12 @@ class MicroBatch:
     images: tuple[RowImage, ...] = ()
     """Images that tokens of padded rows stand for, in their order."""
 
+    def without_weight(self) -> MicroBatch:
+        """Return the same batch with nothing that counts, for a process that only has to keep up."""
+        return replace(
+            self, weights=torch.zeros_like(self.weights), completion=torch.zeros_like(self.completion), tokens=0
+        )
+
     def to(self, device: str) -> MicroBatch:
         """Return the same batch on a device."""
         if device == "cpu":

@@ -38,10 +38,16 @@ def _widen(value: Any) -> Any:
     return {key: _widen(entry) for key, entry in value.items()} if type(value) is dict else value
 
 
+#: Set while what is computed is none of the model (`sharding`).
+paused = False
+
+
 class _Float32(TorchFunctionMode):
     """A mode in which every torch function gets float32 for half precision, and is asked for float32 instead of it."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if paused:
+            return func(*args, **(kwargs or {}))
         return _widen(func(*_widen(args), **_widen(kwargs or {})))
 
 

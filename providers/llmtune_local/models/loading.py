@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
 import json
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     import torch
 
     from llmtune.data.rendering.images import ImageReader
+    from llmtune_local.models.sharding import WeightFiles
     from llmtune_local.run_state.schema import TrainingConfig, WorkerOptions
 
 logger = logging.getLogger("llmtune")
@@ -233,6 +235,14 @@ def load_base(
         network = _read_weights(model, revision, dtype, config, **quantised)
     else:
         network = read_base(model, revision, dtype, config)
+    _prepare(network, dtype, hidden)
+    return network.eval() if quantization is not None else network.to(device).eval()
+
+
+def _prepare(network: Any, dtype: torch.dtype, hidden_dropout: float | None) -> None:
+    """Freeze a base model and set how it rounds, and its dropout."""
+    import torch
+
     network.requires_grad_(False)
     if dtype != torch.float32:
         # Norms and biases stay exact: they cost nothing, and the residual stream is kept in float32.
@@ -244,9 +254,40 @@ def load_base(
         for module in network.modules():
             if type(module).__name__.endswith("Norm"):
                 module.register_forward_hook(lambda _m, _i, output: output.to(dtype))
-    if hidden is not None:
-        _add_dropout(network, hidden)
-    return network.eval() if quantization is not None else network.to(device).eval()
+    if hidden_dropout is not None:
+        _add_dropout(network, hidden_dropout)
+
+
+def build_base(model: str, revision: str | None, *, dtype: torch.dtype, recipe: TrainingConfig) -> Any:
+    """Build the base model as `load_base` returns it, but without its weights (on the device meta)."""
+    from accelerate import init_empty_weights
+    from transformers import GenerationConfig
+
+    config = load_config(model, revision)
+    hidden = set_dropouts(config, recipe)
+    with no_progress_bars(), init_empty_weights(include_buffers=False):
+        network = auto_class(config).from_config(config, dtype=dtype)
+    with contextlib.suppress(OSError, ValueError):  # as from_pretrained does
+        path, _ = locate_for_loading(split_adapter(model)[0])
+        network.generation_config = GenerationConfig.from_pretrained(path, revision=revision)
+    _prepare(network, dtype, hidden)
+    return network.eval()
+
+
+def open_weights(model: str, revision: str | None, network: Any) -> WeightFiles | None:
+    """Return the files of a base model where its tensors can be read one by one; None where it must be loaded whole."""
+    from llmtune_local.models.sharding import find_weight_files
+
+    base, _ = split_adapter(model)
+    if locate_for_loading(base)[1] is not None:
+        return None
+    folder = find_model_folder(model, revision)
+    if folder is None:
+        from huggingface_hub import snapshot_download
+
+        with no_progress_bars():
+            folder = Path(snapshot_download(base, revision=revision, allow_patterns=["*.json", "*.safetensors"]))
+    return find_weight_files(folder, network)
 
 
 def read_base(model: str, revision: str | None, dtype: torch.dtype, config: Any) -> Any:
@@ -292,10 +333,13 @@ def load_with_transformers(folder: Path, model: Mapping[str, Any], options: Work
     return network.to(device).eval(), load_tokenizer(str(folder), revision)
 
 
-def save_artefact(tuned: Any, tokenizer: Any, folder: Path, *, half: bool = False) -> None:
+def save_artefact(
+    tuned: Any, tokenizer: Any, folder: Path, *, half: bool = False, weights: dict[str, torch.Tensor] | None = None
+) -> None:
     """Write the trained model, with the tokenizer and the tokens that end an answer.
 
     An adapter is in PEFT's layout; a model whose weights were all tuned is written whole, with `half` in bfloat16.
+    `weights` are those of a model that is cut up, gathered (`gather_weights`).
     """
     import torch
 
@@ -304,9 +348,10 @@ def save_artefact(tuned: Any, tokenizer: Any, folder: Path, *, half: bool = Fals
     if not hasattr(tuned, "peft_config"):
         tuned.config.dtype = torch.bfloat16 if half else torch.float32
         with no_progress_bars():
-            tuned.save_pretrained(folder, state_dict=_in_half(tuned) if half else None)
+            tuned.save_pretrained(folder, state_dict=weights or (_in_half(tuned) if half else None))
     else:
-        tuned.save_pretrained(folder, save_embedding_layers=False)
+        given = {} if weights is None else {"state_dict": weights}
+        tuned.save_pretrained(folder, save_embedding_layers=False, **given)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's form to fill in
     if settings is not None:
         settings.save_pretrained(folder)
@@ -359,6 +404,35 @@ def _in_half(network: Any) -> dict[str, torch.Tensor]:
         state[name] = cast[storage] if storage in cast else tensor.bfloat16()
         cast[storage] = state[name]
     return state
+
+
+def gather_weights(tuned: Any, *, half: bool, keep: bool) -> dict[str, torch.Tensor]:
+    """Return the trained weights of a model that is cut up, whole and on the CPU, with `half` as `round_weights` does.
+
+    All processes must call this; one that does not `keep` them gets none.
+    """
+    from llmtune_local.models.sharding import whole
+
+    published = published_dtypes(tuned.config.name_or_path) if half else {}
+    gathered: dict[str, torch.Tensor] = {}
+    for name, parameter in tuned.named_parameters():
+        if parameter.requires_grad:
+            tensor = whole(parameter.detach())
+            if keep:
+                gathered[name] = _round(tensor, published.get(name)) if half else tensor.cpu().clone()
+    return gathered
+
+
+def round_weights(tuned: Any, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return weights on the CPU in bfloat16, apart from those that were published in float32."""
+    published = published_dtypes(tuned.config.name_or_path)
+    return {name: _round(tensor, published.get(name)) for name, tensor in weights.items()}
+
+
+def _round(tensor: torch.Tensor, published: str | None) -> torch.Tensor:
+    import torch
+
+    return tensor.to("cpu", torch.float32 if published == "F32" else torch.bfloat16, copy=True)
 
 
 def artefact_bytes(tuned: Any) -> int:

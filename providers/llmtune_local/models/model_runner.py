@@ -12,7 +12,7 @@ import itertools
 import logging
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -24,7 +24,7 @@ from llmtune_local.kernels.liger import use_liger
 from llmtune_local.kernels.packed_attention import PackedLayout
 from llmtune_local.kernels.rotary import use_fast_rotary
 from llmtune_local.kernels.shared_prefix import SharedPrefix
-from llmtune_local.models import exact, fused_lora
+from llmtune_local.models import exact, fused_lora, sharding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from llmtune_local.batching.packing import MicroBatch
+    from llmtune_local.models.sharding import ShardedModel
+
+_Result = TypeVar("_Result")
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +68,17 @@ class Network:
     """
 
     def __init__(
-        self, model: Any, *, device: str, dtype: torch.dtype, pack: bool = True, longest: int | None = None
+        self,
+        model: Any,
+        *,
+        device: str,
+        dtype: torch.dtype,
+        pack: bool = True,
+        longest: int | None = None,
+        root: ShardedModel | None = None,
     ) -> None:
         self.model = model
+        self._root = root
         self.longest = longest
         self.causal: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.decoder: Any = _decoder_of(self.causal)
@@ -81,21 +92,39 @@ class Network:
         self._set_attention(self.native)
         was_training = self.causal.training
         self.causal.eval()
-        with torch.no_grad(), self.autocast():
-            self.kernels = device == "cuda" and self._try_kernels()
-            if device == "cpu":
+        gathering = contextlib.nullcontext() if root is None else sharding.gathering_as_it_is(root)
+        with torch.no_grad(), gathering:
+            self.run(lambda: self._choose_ways(pack))
+        self._set_attention(packed_attention.NAME if self.packed else self.native)
+        self.causal.train(was_training)
+
+    def _choose_ways(self, pack: bool) -> None:
+        """Find the fast ways that give the same numbers.
+
+        In a model that is cut up only those that run whole layers: what they are gathered by are their own calls.
+        """
+        is_cut = self._root is not None
+        with self.autocast():
+            self.kernels = self.device == "cuda" and not is_cut and self._try_kernels()
+            if self.device == "cpu":
                 use_fast_rotary(self.causal)
             self.linear_head = self._try_linear_head()
-            self.fused = self._try_fusing()
-            self.last = self._try_last_block()
+            self.fused = not is_cut and self._try_fusing()
+            self.last = () if is_cut else self._try_last_block()
             self.packed = pack and self._try_packing(_SEPARATE_ROWS)
             # Dropout would be drawn once for all rows of a group.
             self.shares_prefixes = self.packed and not self._has_dropout() and self._try_packing(_SHARED_ROWS)
             self.precomputes_prefix = (
-                self.shares_prefixes and self.linear_head and not self._uses_checkpointing() and self._try_prefix()
+                self.shares_prefixes
+                and self.linear_head
+                and not is_cut
+                and not self._uses_checkpointing()
+                and self._try_prefix()
             )
-        self._set_attention(packed_attention.NAME if self.packed else self.native)
-        self.causal.train(was_training)
+
+    def run(self, compute: Callable[[], _Result]) -> _Result:
+        """Run something that uses the model; where that is cut up, with its parts that belong to no layer whole."""
+        return compute() if self._root is None else self._root(compute)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -116,6 +145,8 @@ class Network:
             names.append("bfloat16")
         if self._uses_checkpointing():
             names.append("gradient checkpointing")
+        if self._root is not None:
+            names.append("the model cut up")
         return tuple(names)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -135,6 +166,9 @@ class Network:
 
     def losses(self, batch: MicroBatch, *, smoothing: float = 0.0, prefix: SharedPrefix | None = None) -> LossSums:
         """Return the loss sums of one micro-batch, behind its prefix where it has one (see `compute_prefix`)."""
+        return self.run(lambda: self._losses(batch, smoothing, prefix))
+
+    def _losses(self, batch: MicroBatch, smoothing: float, prefix: SharedPrefix | None) -> LossSums:
         parts = (batch.targets, batch.weights, batch.completion)
         with self.autocast():
             if self.linear_head:

@@ -154,13 +154,14 @@ def _select_named(
     return chosen, parameters
 
 
-def zero_tensors(network: Any) -> list[str]:
-    """Return the names of trained adapter matrices that are still all zero: they have learned nothing."""
-    return [
-        name.replace(".default.", ".")
-        for name, parameter in network.named_parameters()
-        if parameter.requires_grad and "lora_B" in name and not parameter.any()
-    ]
+def zero_tensors(network: Any, weights: Mapping[str, Any] | None = None) -> list[str]:
+    """Return the names of trained adapter matrices that are still all zero: they have learned nothing.
+
+    `weights` are the trained ones of a network that is cut up, gathered.
+    """
+    if weights is None:
+        weights = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    return [name.replace(".default.", ".") for name, tensor in weights.items() if "lora_B" in name and not tensor.any()]
 
 
 def _find_layers(network: Any) -> _Layers:

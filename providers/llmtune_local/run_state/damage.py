@@ -92,6 +92,11 @@ def checkpoint_fault(folder: Path) -> str | None:
     """Return why a run cannot continue from the checkpoint in a folder; None where it can."""
     if not zipfile.is_zipfile(folder / "trainer.pt"):
         return describe(folder / "trainer.pt")
+    shards = {path.name for path in folder.glob("shard-*.pt")}
+    count = int(next(iter(shards)).removesuffix(".pt").rpartition("-")[2]) if shards else 0
+    for name in (f"shard-{rank}-of-{count}.pt" for rank in range(count)):
+        if not zipfile.is_zipfile(folder / name):
+            return describe(folder / name)
     return artefact_fault(folder / "model") if (folder / "model").exists() else None
 
 

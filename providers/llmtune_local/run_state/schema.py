@@ -109,6 +109,15 @@ class WorkerOptions(_Record):
     processes: int = Field(default=1, ge=1)
     """Processes that share each step's rows, one a GPU, or on CPU with the cores divided among them."""
 
+    sharding: Literal["replicate", "shard"] | None = None
+    """What each of several processes holds: replicate: the whole model; shard: a part of every matrix, of its gradient
+    and of its optimizer state, so that a model larger than one GPU is trained (FSDP2; method sft with adapter lora or
+    full). None: shard where a whole model with gradients and optimizer does not fit a process's memory."""
+
+    offload: bool = False
+    """With sharding: shard on CUDA devices: each process keeps its part in RAM, and a layer comes to the GPU when it
+    computes: slower, for models that fit all GPUs together no more."""
+
     ray_address: str = "local"
     """Launcher ray: a cluster's address, "auto", or "local" for one that is started for the run. Its nodes must see the
     run folder."""

@@ -3,6 +3,11 @@
     step-N/adapter/      the adapter at that step, in PEFT's layout (adapter full: model/)
     step-N/trainer.pt    the trained weights exactly (LoRA), the optimizer, and the counters
 
+Of a model that is cut up each process writes its part, and nothing is gathered; any number of processes can resume:
+
+    step-N/shard-R-of-P.pt    process R's part of the trained weights and of the optimizer's state
+    step-N/trainer.pt         the counters
+
 The position in the data and the random state are functions of seed and step, so only the step is stored.
 """
 
@@ -10,11 +15,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtune_local.models.loading import artefact_bytes, save_artefact
+from llmtune_local.models.sharding import held, like, put
 from llmtune_local.run_state.damage import DiskFull, is_full
 from llmtune_local.training.progress import Progress
 
@@ -24,6 +31,7 @@ if TYPE_CHECKING:
     import torch
 
     from llmtune_local.run_state.run_dir import RunDir
+    from llmtune_local.training.distributed import WorkerGroup
 
 
 def save(
@@ -45,10 +53,14 @@ def save(
         torch.save(state, temporary / "trainer.pt")
 
     write_folder(final, write, needs=artefact_bytes(model) * 4)
-    for step, path in list(folder.checkpoints().items())[:-keep]:
-        if step != progress.step:
-            shutil.rmtree(path, ignore_errors=True)
+    _remove_older(folder, progress.step, keep)
     return final
+
+
+def _remove_older(folder: RunDir, current: int, keep: int) -> None:
+    for step, path in list(folder.checkpoints().items())[:-keep]:
+        if step != current:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def load(
@@ -76,19 +88,119 @@ def load(
     return None
 
 
+def save_shards(
+    folder: RunDir, model: Any, optimizer: torch.optim.Optimizer, progress: Progress, group: WorkerGroup, *, keep: int
+) -> None:
+    """Write the checkpoint of this step of a model that is cut up; all processes must call this.
+
+    Raises `DiskFull` in every process where one has no room.
+    """
+    import torch
+
+    final = folder.path / "checkpoints" / f"step-{progress.step}"
+    temporary = _temporary(final)
+    if group.is_main:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    group.wait()
+    problem: BaseException | None = None
+    try:
+        trained = {name: held(weight.detach()) for name, weight in model.named_parameters() if weight.requires_grad}
+        state = {"trained": trained, "optimizer": _held_state(optimizer.state_dict())}
+        _check_room(temporary, final, artefact_bytes(model) * 4 // group.size)
+        path = temporary / f"shard-{group.rank}-of-{group.size}.pt"
+        torch.save(state, path)
+        if group.is_main:
+            torch.save({"progress": asdict(progress), "shards": group.size}, temporary / "trainer.pt")
+            _flush(temporary / "trainer.pt")
+        _flush(path)
+    except Exception as error:  # noqa: BLE001 - the others wait to be told
+        problem = error
+    if group.any_rank(problem is not None):
+        if group.is_main:
+            shutil.rmtree(temporary, ignore_errors=True)
+        if problem is None or is_full(problem):
+            raise DiskFull(f"{final.parent}: no room for {final.name}") from problem
+        raise problem
+    if group.is_main:
+        _replace(temporary, final)
+        _remove_older(folder, progress.step, keep)
+    group.wait()
+
+
+def _held_state(state: dict[str, Any]) -> dict[str, Any]:
+    """Return an optimizer's state with what this process holds of each tensor."""
+    by_parameter = {
+        number: {name: held(value) for name, value in values.items()} for number, values in state["state"].items()
+    }
+    return {**state, "state": by_parameter}
+
+
 def _load_from(path: Path, model: Any, optimizer: torch.optim.Optimizer) -> Progress:
-    """Read a checkpoint completely before it changes anything."""
+    """Read a checkpoint completely before it changes anything. The model, or the checkpoint's, may be cut up."""
     import torch
 
     state = torch.load(path / "trainer.pt", map_location="cpu", weights_only=True)
     progress = Progress(**state["progress"])
-    if state["trained"] is not None:
-        restore_weights(model, state["trained"])
+    if "shards" in state:
+        trained, saved = _join_shards(path, state["shards"], optimizer)
     else:
-        saved: Any = type(model).from_pretrained(path / "model", dtype=torch.float32)
-        model.load_state_dict(saved.state_dict())
-    optimizer.load_state_dict(state["optimizer"])
+        trained, saved = state["trained"], state["optimizer"]
+        if trained is None:
+            network: Any = type(model).from_pretrained(path / "model", dtype=torch.float32)
+            trained = dict(network.named_parameters())
+    restore_weights(model, trained)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, values in saved["state"].items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameters[number].shape and value.ndim:
+                values[name] = like(parameters[number], value)
+    optimizer.load_state_dict(saved)
     return progress
+
+
+def _join_shards(
+    path: Path, count: int, optimizer: torch.optim.Optimizer
+) -> tuple[Mapping[str, torch.Tensor], dict[str, Any]]:
+    """Return the trained weights and the optimizer's state of a checkpoint that was written in parts."""
+    import torch
+
+    parts = [
+        torch.load(path / f"shard-{rank}-of-{count}.pt", map_location="cpu", weights_only=True, mmap=True)
+        for rank in range(count)
+    ]
+    saved = parts[0]["optimizer"]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def join(number: int, name: str, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or value.ndim == 0:
+            return value
+        whole = torch.cat([part["optimizer"]["state"][number][name] for part in parts])
+        return like(parameters[number], whole)
+
+    states = {
+        number: {name: join(number, name, value) for name, value in values.items()}
+        for number, values in saved["state"].items()
+    }
+    return _Joined([part["trained"] for part in parts]), {**saved, "state": states}
+
+
+class _Joined(Mapping[str, Any]):
+    """The tensors of several parts, put together one at a time."""
+
+    def __init__(self, parts: Sequence[Mapping[str, torch.Tensor]]) -> None:
+        self._parts = parts
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        import torch
+
+        return torch.cat([part[name] for part in self._parts])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts[0])
+
+    def __len__(self) -> int:
+        return len(self._parts[0])
 
 
 def trained_weights(model: Any) -> dict[str, torch.Tensor]:
@@ -100,27 +212,20 @@ def trained_weights(model: Any) -> dict[str, torch.Tensor]:
     }
 
 
-def restore_weights(model: Any, weights: dict[str, torch.Tensor]) -> None:
-    """Restore weights that `trained_weights` returned."""
-    import torch
-
+def restore_weights(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
+    """Restore weights that `trained_weights` returned; of a model that is cut up this process's part."""
     parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, tensor in weights.items():
-            parameters[name].copy_(tensor)
+    for name in weights:
+        put(parameters[name], weights[name])
 
 
 def write_folder(final: Path, write: Callable[[Path], None], *, needs: int) -> None:
     """Let `write` fill a folder that appears under its name when it is complete. Raises `DiskFull`."""
-    temporary = final.with_name(f".{final.name}.tmp")
+    temporary = _temporary(final)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        free = shutil.disk_usage(temporary).free
-        if free < needs:
-            raise DiskFull(
-                f"{final.parent}: {_size(needs)} are needed to write {final.name} and {_size(free)} are free"
-            )
+        _check_room(temporary, final, needs)
         write(temporary)
         _flush(temporary)
     except BaseException as problem:
@@ -128,14 +233,29 @@ def write_folder(final: Path, write: Callable[[Path], None], *, needs: int) -> N
         if is_full(problem):
             raise DiskFull(f"{final.parent}: no space left on the device while writing {final.name}") from problem
         raise
+    _replace(temporary, final)
+
+
+def _temporary(final: Path) -> Path:
+    return final.with_name(f".{final.name}.tmp")
+
+
+def _check_room(folder: Path, final: Path, needs: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needs:
+        raise DiskFull(f"{final.parent}: {_size(needs)} are needed to write {final.name} and {_size(free)} are free")
+
+
+def _replace(temporary: Path, final: Path) -> None:
     if final.exists():  # the step was written by an earlier attempt
         shutil.rmtree(final)
     temporary.replace(final)
 
 
 def _flush(folder: Path) -> None:
-    """Flush all files of a folder to disk before its renaming: a power cut must not leave a name without content."""
-    for path in folder.rglob("*"):
+    """Flush a file, or all files of a folder, to disk before its renaming: a power cut must not leave a name without
+    content."""
+    for path in (folder, *folder.rglob("*")):
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())

@@ -93,6 +93,8 @@ class ClassificationTrainer(Trainer):
     other_validation_passes = 2
     """The one before the first step, and the one by the weights that were kept."""
 
+    shares_validation = False
+
     def _choose_samples(self) -> None:
         """Choose none: labels are no text to look at."""
 

@@ -2,8 +2,10 @@
 
 Every process cuts a step into the same micro-batches and takes its share of them. Each micro-batch's loss is divided by
 the weight of the whole step, so the sum of all gradients is that of one process, however uneven the shares are; every
-process then makes the same update. The first process is the main one: it alone evaluates, writes the run folder and
-learns whether to stop.
+process then makes the same update. The first process is the main one: it alone writes the run folder and learns
+whether to stop. Validation rows are shared out too.
+
+A model that is cut up (`models.sharding`) sums its gradients itself, and every process must run as many micro-batches.
 """
 
 from __future__ import annotations
@@ -74,6 +76,14 @@ class WorkerGroup:
             else:
                 distributed.all_reduce(tensor, op=distributed.ReduceOp.MAX)
             return float(tensor)
+
+    def sum_values(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Sum values over all processes."""
+        return self.all_reduce_gradients((), values)
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        self.any_rank(False)
 
     def all_reduce_gradients(
         self, parameters: Sequence[torch.nn.Parameter], values: Mapping[str, float]

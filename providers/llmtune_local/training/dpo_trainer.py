@@ -206,6 +206,8 @@ class PreferenceTrainer(Trainer):
     other_validation_passes = 2
     """The one before the first step, and the reference's."""
 
+    shares_validation = False
+
     def _read_rows(self, path: str) -> TokenRows:
         return self._read_and_check(path, read_pairs)
 

@@ -8,6 +8,7 @@ That is why a run that was killed and resumed ends where an uninterrupted one en
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 import sys
@@ -24,6 +25,7 @@ from llmtune_local.batching.sizes import token_budget
 from llmtune_local.batching.token_rows import TokenRow, TokenRows, read_image_rows, read_rows
 from llmtune_local.images.reader import ModelImages, NoImages
 from llmtune_local.models import loading as models
+from llmtune_local.models import sharding
 from llmtune_local.models.hardware import (
     free_memory,
     out_of_memory,
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llmtune.data.rendering.images import ImageReader
+    from llmtune_local.models.sharding import ShardedModel, Weights
     from llmtune_local.run_state.run_dir import RunDir
     from llmtune_local.run_state.schema import RunRequest
     from llmtune_local.run_state.status_writer import StatusWriter
@@ -81,6 +84,9 @@ class Trainer:
     other_validation_passes = 1
     """Passes over the validation rows beside those of the evaluations: the one before the first step."""
 
+    shares_validation = True
+    """Whether each process of several measures a part of the validation rows; else the main process measures alone."""
+
     validated = "validation loss"
     """What the validation rows measure, in words."""
 
@@ -103,6 +109,10 @@ class Trainer:
         """The panel's questions with their reference answers, where `panel_margin` asks for them."""
         self._best: dict[str, torch.Tensor] | None = None
         """The best step's weights, while the disk has no room for them."""
+        self.root: ShardedModel | None = None
+        """The root of a model that is cut up."""
+        self._gathered: dict[str, torch.Tensor] | None = None
+        """The trained weights of a model that is cut up, gathered at the end in the main process."""
         self.has_images = False
 
     def run(self, *, resume: bool = False) -> Result | None:
@@ -115,6 +125,9 @@ class Trainer:
             self.resume()
         self.status_writer.update(state="running", message="training")
         self.fit()
+        if self.root is not None and self.recipe.early_stopping_patience is None:
+            keep = self.worker_group.is_main
+            self._gathered = models.gather_weights(self.model, half=self.half, keep=keep)
         self.worker_group.close()
         return self.finish() if self.worker_group.is_main else None
 
@@ -129,7 +142,7 @@ class Trainer:
         self._resolve_settings(threads)
         self.status_writer.update(message="loading the model")
         self._load_model(getattr(self.config, "dtype", None))
-        if self.worker_group.is_main:
+        if self.worker_group.is_main and self.root is None:
             self.sample_answers = self._choose_samples()
         if self.recipe.replay_share > 0:
             self.replay = self._prepare_replay(self.recipe.replay_share)
@@ -141,6 +154,7 @@ class Trainer:
         check_adapter(request.adapter, self.device, quantization=options.quantization)
         if options.gradient_checkpointing and self.device == "cpu":
             free_memory(at_once=True)
+        self.sharding = options.sharding or "replicate"
         self.dtype = models.choose_dtype(options.dtype, self.device, request.model, request.revision)
         self.budget = options.token_budget or token_budget(self.device)
         self.status_writer.update(
@@ -273,6 +287,8 @@ class Trainer:
     def _build_model(self) -> Any:
         """Load the base model and add what is trained."""
         request = self.request
+        if self.sharding == "shard":
+            return self._build_sharded()
         base = models.load_base(
             request.model,
             request.revision,
@@ -284,12 +300,43 @@ class Trainer:
         torch.manual_seed(request.seed)
         return add_adapter(base, request, self.status_writer.event, images=self.has_images)
 
+    def _build_sharded(self) -> Any:
+        """Build the model without weights, add what is trained, and fill it layer by layer with this process's part.
+
+        Where the weights cannot be read one by one, one process after the other loads the whole model.
+        """
+        request, group, is_full = self.request, self.worker_group, self.request.adapter == "full"
+        dtype = torch.float32 if is_full else self.dtype
+        base = models.build_base(request.model, request.revision, dtype=dtype, recipe=self.recipe)
+        if is_full and self.dtype == torch.bfloat16:  # the residual stream stays in float32
+            base.get_input_embeddings().register_forward_hook(lambda _m, _i, output: output.float())
+        base_names = {name for name, _ in sharding.named_weights(base)}
+        weights: Weights | None = models.open_weights(request.model, request.revision, base)
+        torch.manual_seed(request.seed)
+        with sharding.adapters_with_values():
+            model = add_adapter(base, request, self.status_writer.event)
+        for rank in range(1 if weights else group.size):
+            if weights is not None or rank == group.rank:
+                self.root = sharding.cut(
+                    model,
+                    weights or sharding.WholeModel(models.read_base(request.model, request.revision, dtype, self.config)),
+                    base_names,
+                    device=self.device,
+                    half=is_full and self.dtype == torch.bfloat16,
+                    offload=request.options.offload,
+                )
+            group.wait()
+        return model
+
     def _make_network(self) -> Any:
         """Wrap the model as it is run: packed or padded, with the faster ways that it supports."""
         longest = max(self.train.longest, self.validation.longest, self.panel.longest)
         if self.has_images and isinstance(self.images, ModelImages):
             return ImageNetwork(self.model, images=self.images, device=self.device, dtype=self.dtype, longest=longest)
-        return Network(self.model, device=self.device, dtype=self.dtype, pack=self.recipe.packing, longest=longest)
+        pack = self.recipe.packing
+        return Network(
+            self.model, device=self.device, dtype=self.dtype, pack=pack, longest=longest, root=self.root
+        )
 
     def _make_validation_batches(self) -> Any:
         return self._make_batches(self.validation)
@@ -426,7 +473,7 @@ class Trainer:
             cycles=recipe.lr_num_cycles,
         )
         step, measured = self._compute_gradient(number)
-        norm = torch.nn.utils.clip_grad_norm_(self.trained, recipe.max_grad_norm or math.inf)
+        norm = self._clip_gradients(recipe.max_grad_norm or math.inf)
         values = measured | {"train/learning_rate": rate, "train/grad_norm": float(norm)}
         if not all(math.isfinite(value) for value in values.values()):
             raise Diverged(
@@ -436,6 +483,15 @@ class Trainer:
         set_rates(self.optimizer, rate)
         self.optimizer.step()
         return values, step
+
+    def _clip_gradients(self, limit: float) -> float:
+        """Scale the gradient down to a norm of at most `limit`; return its norm."""
+        if self.root is None:
+            return float(torch.nn.utils.clip_grad_norm_(self.trained, limit))
+        grads = [parameter.grad for parameter in self.trained if parameter.grad is not None]
+        norm = sharding.whole(torch.nn.utils.get_total_norm(grads))
+        torch.nn.utils.clip_grads_with_norm_(self.trained, limit, norm)
+        return float(norm)
 
     def _compute_gradient(self, number: int) -> tuple[Step, dict[str, float]]:
         """Compute the gradient of one step and its points, with smaller micro-batches where memory does not suffice."""
@@ -448,12 +504,14 @@ class Trainer:
                 self.model.train()
                 torch.manual_seed(self.request.seed * 1_000_003 + number + (self.worker_group.rank << 40))
                 self.optimizer.zero_grad(set_to_none=True)
-                values = self._backward(step, self.worker_group.share(step.batches))
+                values = self._backward(step, self._share(step.batches))
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
                 problem = error
             if not self.worker_group.any_rank(problem is not None):
+                if self.root is not None:  # its gradients are summed already
+                    return step, self.worker_group.sum_values(values)
                 return step, self.worker_group.all_reduce_gradients(self.trained, values)
             if not self._split_batch(step, max(len(row.ids) for index in indices for row in self.train.rows[index])):
                 raise problem or WorkerGroupLost("another process is out of memory")
@@ -472,6 +530,14 @@ class Trainer:
                 f" a step still has {self.recipe.batch_size} rows",
                 "warning",
             )
+
+    def _share(self, batches: Sequence[Any]) -> list[Any]:
+        """Return this process's micro-batches; of a model that is cut up as many as the others have, with one of no
+        weight where there are too few."""
+        mine = self.worker_group.share(batches)
+        if self.root is not None and len(mine) < -(-len(batches) // self.worker_group.size):
+            mine.append(batches[0].without_weight())
+        return mine
 
     def _make_step(self, indices: Sequence[int], number: int) -> Any:
         """Cut the rows of a step into micro-batches; with several processes so many that shares are equal, if rows
@@ -568,22 +634,29 @@ class Trainer:
     # --- validate
 
     def validate(self) -> None:
-        """Measure on the validation rows in the main process; tell every process whether to stop early."""
+        """Measure on the validation rows, shared out among the processes where the method can; the main process records
+        it, and tells every process whether to stop early."""
+        values: dict[str, float] = {}
+        began = clock()
+        if self.shares_validation or self.worker_group.is_main:
+            self.model.eval()
+            with torch.no_grad():
+                values = self._measure()
+                if self.panel_batches:
+                    values[panel_check.SERIES] = -self._sum_losses(self.panel_batches)[0]
+        is_best = False
         if self.worker_group.is_main:
-            self._record_validation()
+            self.time_left.validation = clock() - began
+            is_best = self._record_validation(values)
+        if self.recipe.early_stopping_patience is not None:
+            self._keep_best(self.worker_group.broadcast_flag(is_best))
+        if self.worker_group.is_main:
             self._record_samples()
         self.progress.stopped_early = self.worker_group.broadcast_flag(self.progress.stopped_early)
 
-    def _record_validation(self) -> None:
-        """Measure with dropout off, write the points, and check for early stopping."""
+    def _record_validation(self, values: dict[str, float]) -> bool:
+        """Write the points, and check for early stopping; return whether this step is the best so far."""
         progress = self.progress
-        began = clock()
-        self.model.eval()
-        with torch.no_grad():
-            values = self._measure()
-            if self.panel_batches:
-                values[panel_check.SERIES] = -self._sum_losses(self.panel_batches)[0]
-        self.time_left.validation = clock() - began
         loss = self._falling_figure(values)
         if not math.isfinite(loss):
             raise Diverged(f"the validation loss is no longer a number at step {progress.step}: lower learning_rate")
@@ -592,11 +665,12 @@ class Trainer:
             progress.base_loss, progress.base_panel = loss, values.get(panel_check.SERIES)
         self.status_writer.points(progress.step, progress.step / self.per_epoch, values)
         self.status_writer.update(eta_seconds=self._seconds_left())
-        if self.recipe.early_stopping_patience is not None:
-            margin, report = self.request.options.panel_margin, self.status_writer.event
-            measured = values.get(panel_check.SERIES, math.nan)
-            allowed = margin is None or panel_check.is_within_margin(measured, margin, progress, report)
-            self._check_early_stopping(loss, self._accuracy(values), self.recipe.early_stopping_patience, allowed)
+        if self.recipe.early_stopping_patience is None:
+            return False
+        margin, report = self.request.options.panel_margin, self.status_writer.event
+        measured = values.get(panel_check.SERIES, math.nan)
+        allowed = margin is None or panel_check.is_within_margin(measured, margin, progress, report)
+        return self._check_early_stopping(loss, self._accuracy(values), self.recipe.early_stopping_patience, allowed)
 
     def _record_samples(self) -> None:
         """Write the model's answers to a few validation rows; where the job does not ask for them, only while they cost
@@ -632,15 +706,19 @@ class Trainer:
         return {"validation/loss": loss, "validation/token_accuracy": accuracy}
 
     def _sum_losses(self, batches: Any) -> tuple[float, float]:
-        """Return the mean loss and accuracy of the completion tokens of some micro-batches."""
+        """Return the mean loss and accuracy of the completion tokens of some micro-batches, each of them run by one
+        process."""
         nll, correct, tokens = 0.0, 0, 0
-        for batch in batches:
+        batches = iter(batches)
+        while turn := list(itertools.islice(batches, self.worker_group.size)):
             self.status_writer.update()
-            sums = self.network.losses(batch.to(self.device))
-            nll += float(sums.nll)
-            correct += int(sums.correct)
-            tokens += int(sums.tokens)
-        return nll / tokens, correct / tokens
+            for batch in self._share(turn):
+                sums = self.network.losses(batch.to(self.device))
+                nll += float(sums.nll)
+                correct += int(sums.correct)
+                tokens += int(sums.tokens)
+        sums = self.worker_group.sum_values({"nll": nll, "correct": correct, "tokens": tokens})
+        return sums["nll"] / sums["tokens"], sums["correct"] / sums["tokens"]
 
     def _falling_figure(self, values: dict[str, float]) -> float:
         """Return the validation figure that is to fall."""
@@ -650,9 +728,9 @@ class Trainer:
         """Return the validation figure that is to rise where the loss is to fall."""
         return values.get("validation/token_accuracy")
 
-    def _check_early_stopping(self, loss: float, accuracy: float | None, patience: int, allowed: bool = True) -> None:
-        """Keep the weights of the best loss, where the step is `allowed`; stop after `patience` evaluations without
-        improvement."""
+    def _check_early_stopping(self, loss: float, accuracy: float | None, patience: int, allowed: bool = True) -> bool:
+        """Stop after `patience` evaluations without improvement; return whether the loss is the best so far, and the
+        step `allowed`."""
         recipe, progress = self.recipe, self.progress
         is_best = progress.record_validation(
             loss,
@@ -663,14 +741,25 @@ class Trainer:
             total=self.total,
             allowed=allowed,
         )
-        if is_best:
-            self._best = checkpoints.trained_weights(self.model)
-            try:
-                self._write_best()
-            except DiskFull as problem:
-                self.status_writer.event(f"the best step's weights are kept in memory for now: {problem}", "warning")
-        elif progress.stopped_early:
+        if progress.stopped_early and not is_best:
             self.status_writer.update(eta_seconds=self._seconds_to_finish())
+        return is_best
+
+    def _keep_best(self, is_best: bool) -> None:
+        """Keep the weights of a step that is the best so far, in the main process."""
+        if not is_best or (self.root is None and not self.worker_group.is_main):
+            return
+        if self.root is not None:
+            weights = models.gather_weights(self.model, half=False, keep=self.worker_group.is_main)
+        else:
+            weights = checkpoints.trained_weights(self.model)
+        if not self.worker_group.is_main:
+            return
+        self._best = weights
+        try:
+            self._write_best()
+        except DiskFull as problem:
+            self.status_writer.event(f"the best step's weights are kept in memory for now: {problem}", "warning")
 
     def _report_stop(self) -> None:
         """Say where training ended and which step was kept, in an event and among the resolved values."""
@@ -710,25 +799,36 @@ class Trainer:
         checkpoints.write_folder(best, lambda path: torch.save(weights, path / "weights.pt"), needs=needs)
         self._best = None
 
+    def _write_best_or_agree(self) -> None:
+        """Write the best step's weights in the main process. Raises `DiskFull` in all where it has no room."""
+        full: DiskFull | None = None
+        try:
+            self._write_best()
+        except DiskFull as problem:
+            full = problem
+        if self.worker_group.broadcast_flag(full is not None):
+            raise full or DiskFull("the main process has no room for the best step's weights")
+
     # --- checkpoint
 
     def _checkpoint(self) -> None:
-        if self.progress.step == 0 or not self.worker_group.is_main:
+        if self.progress.step == 0 or not (self.worker_group.is_main or self.root is not None):
             return
         self.progress.seconds += time.monotonic() - self.began
         self.began = time.monotonic()
         began = clock()
         self.progress.fit_seconds = began - self._fit_began
         try:
-            self._write_best()  # a checkpoint whose best step is not on the disk could not be resumed
-            checkpoints.save(
-                self.folder,
-                self.model,
-                self.tokenizer,
-                self.optimizer,
-                self.progress,
-                keep=self.recipe.keep_checkpoints,
-            )
+            keep = self.recipe.keep_checkpoints
+            if self.root is None:
+                self._write_best()  # a checkpoint whose best step is not on the disk could not be resumed
+                checkpoints.save(
+                    self.folder, self.model, self.tokenizer, self.optimizer, self.progress, keep=keep
+                )
+            else:
+                self._write_best_or_agree()
+                group = self.worker_group
+                checkpoints.save_shards(self.folder, self.model, self.optimizer, self.progress, group, keep=keep)
         except DiskFull as problem:
             self.status_writer.event(f"the checkpoint of step {self.progress.step} is left out: {problem}", "warning")
         self.time_left.saving = clock() - began
@@ -762,10 +862,13 @@ class Trainer:
     def _restore_best_weights(self) -> None:
         best = self.folder.path / "checkpoints" / "best" / "weights.pt"
         weights = self._best or torch.load(best, map_location="cpu", weights_only=True)
-        checkpoints.restore_weights(self.model, weights)
+        if self.root is None:
+            checkpoints.restore_weights(self.model, weights)
+        else:
+            self._gathered = models.round_weights(self.model, weights) if self.half else weights
 
     def _report_untrained_matrices(self) -> None:
-        if zero := zero_tensors(self.model):
+        if zero := zero_tensors(self.model, self._gathered):
             self.status_writer.event(
                 f"{len(zero)} of the adapter's matrices are still zero, so the layers behind them learned nothing"
                 f" (the first is {zero[0]}): leave these layers out of lora_target_modules",
@@ -773,7 +876,7 @@ class Trainer:
             )
 
     def _save(self, path: Path) -> None:
-        models.save_artefact(self.model, self.tokenizer, path, half=self.half)
+        models.save_artefact(self.model, self.tokenizer, path, half=self.half, weights=self._gathered)
         if self.has_images:
             models.copy_image_processor(self.request.model, self.request.revision, path)
 
