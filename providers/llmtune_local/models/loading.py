@@ -259,14 +259,17 @@ def _prepare(network: Any, dtype: torch.dtype, hidden_dropout: float | None) -> 
 
 
 def build_base(model: str, revision: str | None, *, dtype: torch.dtype, recipe: TrainingConfig) -> Any:
-    """Build the base model as `load_base` returns it, but without its weights (on the device meta)."""
+    """Build the base model as `load_base` returns it, but without its weights."""
     from accelerate import init_empty_weights
     from transformers import GenerationConfig
+
+    from llmtune_local.models.sharding import take_no_memory
 
     config = load_config(model, revision)
     hidden = set_dropouts(config, recipe)
     with no_progress_bars(), init_empty_weights(include_buffers=False):
         network = auto_class(config).from_config(config, dtype=dtype)
+    take_no_memory(network)
     with contextlib.suppress(OSError, ValueError):  # as from_pretrained does
         path, _ = locate_for_loading(split_adapter(model)[0])
         network.generation_config = GenerationConfig.from_pretrained(path, revision=revision)

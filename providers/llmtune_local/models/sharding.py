@@ -162,6 +162,19 @@ def cut(
     return root
 
 
+def take_no_memory(network: Any) -> None:
+    """Give a model that was built on the device meta tensors on the CPU that all share one number, so that adapters are
+    put on it as on any other."""
+    replaced: dict[int, nn.Parameter] = {}
+    for module in network.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None and parameter.is_meta:
+                if id(parameter) not in replaced:  # else it is tied to another
+                    number = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)
+                    replaced[id(parameter)] = nn.Parameter(number, requires_grad=parameter.requires_grad)
+                module._parameters[name] = replaced[id(parameter)]
+
+
 def _fill(
     module: nn.Module,
     prefix: str,
@@ -177,9 +190,8 @@ def _fill(
         if parameter is None or isinstance(parameter, DTensor):
             continue
         if id(parameter) not in filled:  # else it is tied to another
-            value = parameter.data
-            if parameter.is_meta:
-                value = weights.read(_base_name(prefix + name)).to(parameter.dtype)
+            stored = _base_name(prefix + name)
+            value = weights.read(stored).to(parameter.dtype) if stored in base_names else parameter.data
             filled[id(parameter)] = (parameter, nn.Parameter(value.to(device), requires_grad=parameter.requires_grad))
         module._parameters[name] = filled[id(parameter)][1]
     for name, buffer in list(module._buffers.items()):
@@ -192,23 +204,6 @@ def _fill(
 def _base_name(name: str) -> str:
     """Return the name that a weight has in the base model, without the names that PEFT puts around it."""
     return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
-
-
-@contextlib.contextmanager
-def adapters_with_values() -> Iterator[None]:
-    """Have PEFT leave new adapters where they are drawn, though the base they are put on has no weights yet."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    move = BaseTunerLayer._move_adapter_to_device_of_base_layer
-
-    def keep(layer: Any, adapter_name: str, device: torch.device | None = None) -> None:
-        move(layer, adapter_name, torch.device("cpu"))
-
-    BaseTunerLayer._move_adapter_to_device_of_base_layer = keep  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        BaseTunerLayer._move_adapter_to_device_of_base_layer = move  # type: ignore[method-assign]
 
 
 # one tensor

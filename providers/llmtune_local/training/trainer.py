@@ -313,8 +313,7 @@ class Trainer:
         base_names = {name for name, _ in sharding.named_weights(base)}
         weights: Weights | None = models.open_weights(request.model, request.revision, base)
         torch.manual_seed(request.seed)
-        with sharding.adapters_with_values():
-            model = add_adapter(base, request, self.status_writer.event)
+        model = add_adapter(base, request, self.status_writer.event)
         for rank in range(1 if weights else group.size):
             if weights is not None or rank == group.rank:
                 self.root = sharding.cut(
