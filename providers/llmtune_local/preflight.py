@@ -54,6 +54,15 @@ def adapter_notes(receipt: Receipt) -> Sequence[str]:
     return planned.notes if planned is not None else ()
 
 
+def sharding_notes(receipt: Receipt) -> Sequence[str]:
+    """Return what each of several processes will hold of the model, or why the run will be refused; empty for one
+    process, and where the model is not on this machine."""
+    from llmtune_local.models.memory_estimate import describe_sharding
+
+    sentence = describe_sharding(receipt)
+    return () if sentence is None else (sentence,)
+
+
 def sampling_notes(receipt: Receipt) -> Sequence[str]:
     """Return how much a reinforcement job samples, which no other count tells, or why it will be refused."""
     if receipt.target.method != "reinforcement":
@@ -166,6 +175,7 @@ def check_request(body: dict[str, Any]) -> None:
     from llmtune_local.models.memory_estimate import check_memory
     from llmtune_local.models.peft_adapter import planned_targets
     from llmtune_local.models.quantization import check_adapter
+    from llmtune_local.models.sharding_choice import check_sharding
     from llmtune_local.training import panel_check
     from llmtune_local.training.distributed import check_worker_group
     from llmtune_local.training.optimizer import check_optimizer
@@ -176,6 +186,7 @@ def check_request(body: dict[str, Any]) -> None:
     check_adapter(body["adapter"], device, body["model"], quantization=run.options.quantization)
     check_optimizer(run.hyperparameters, run.options.optimizer_arguments)
     check_worker_group(run.options, device)
+    check_sharding(run, device)
     if run.method == "reinforcement" and run.options.processes > 1:
         raise InvalidJob(_ONE_PROCESS, where="provider_options.local.processes", hint="leave it out")
     panel_check.check_request(run)

@@ -102,7 +102,8 @@ class LocalProvider(core.BaseProvider):
         sampling_notes = preflight.sampling_notes(receipt)
         if self.ready().extra != "installed":
             return sampling_notes
-        return (*preflight.adapter_notes(receipt), *preflight.margin_notes(receipt), *sampling_notes)
+        notes = (*preflight.adapter_notes(receipt), *preflight.margin_notes(receipt), *sampling_notes)
+        return (*notes, *preflight.sharding_notes(receipt))
 
     def encode(self, data: Dataset, receipt: core.Receipt, into: Path) -> core.EncodedDataset:
         """Encode canonical rows of the method's kind, after each was rendered once with the model's own template."""

@@ -224,8 +224,6 @@ def load_base(
     With a `quantization` (a value of the option of that name), its linear layers are held in 4 or 8 bits and compute in
     `dtype`.
     """
-    import torch
-
     config = load_config(model, revision)
     hidden = set_dropouts(config, recipe) if recipe is not None else None
     quantised: dict[str, Any] = {}
@@ -267,12 +265,14 @@ def build_base(model: str, revision: str | None, *, dtype: torch.dtype, recipe: 
 
     config = load_config(model, revision)
     hidden = set_dropouts(config, recipe)
+    settings: dict[str, Any] = {} if revision is None else {"revision": revision}
     with no_progress_bars(), init_empty_weights(include_buffers=False):
         network = auto_class(config).from_config(config, dtype=dtype)
+    network.tie_weights()  # what builds it without weights has undone that
     take_no_memory(network)
     with contextlib.suppress(OSError, ValueError):  # as from_pretrained does
         path, _ = locate_for_loading(split_adapter(model)[0])
-        network.generation_config = GenerationConfig.from_pretrained(path, revision=revision)
+        network.generation_config = GenerationConfig.from_pretrained(path, **settings)
     _prepare(network, dtype, hidden)
     return network.eval()
 

@@ -22,7 +22,8 @@ from llmtune.provider.memory import MemoryPart, size
 from llmtune_local.batching.sizes import chunk_rows, token_budget
 from llmtune_local.models import precision
 from llmtune_local.models.shape import Shape, read_shape
-from llmtune_local.run_state.schema import WorkerOptions
+from llmtune_local.models.sharding_choice import SHARE, Sharding, choose_sharding, find_obstacle, find_obstacle_of
+from llmtune_local.run_state.schema import RunRequest, WorkerOptions
 
 #: Interpreter, torch, transformers, peft and a tokenizer, loaded: resident on CPU (Linux x86-64, torch 2.13).
 PROCESS = 420 << 20
@@ -37,6 +38,9 @@ CUDA_CONTEXT = 600 << 20
 #: Optimizer state in floats a trained parameter; adafactor keeps two vectors a matrix.
 _STATE = {"adamw_torch": 2, "adamw_torch_fused": 2, "adafactor": 0.02, "sgd": 0, "rmsprop": 1, "adagrad": 1}
 
+
+#: Tokens of a micro-batch where only the model itself is to count.
+_FEW_TOKENS = 16
 
 #: Bytes of a weight of the base, its constants and what stays in 16 bits included.
 _QUANTIZED = {"nf4-dq": 0.55, "fp4-dq": 0.55, "nf4": 0.6, "fp4": 0.6, "int8": 1.05}
@@ -66,6 +70,12 @@ class Plan:
     processes: int = 1
     """Processes that share this device's memory: on CPU all processes of the run."""
 
+    shards: int = 1
+    """Processes that the model is cut up over; 1: each holds all of it."""
+
+    offload: bool = False
+    """Whether each process keeps its part of the model in RAM and not on the device."""
+
     side_by_side: int = 0
     """Answers that are sampled side by side while training; 0 in methods that sample none."""
 
@@ -78,10 +88,14 @@ def estimate(shape: Shape, plan: Plan) -> Footprint:
     weight = 4 if full or shape.encoder or plan.dtype == "float32" else 2.0
     if plan.adapter == "qlora":
         weight = _QUANTIZED[plan.quantization or "nf4-dq"]
-    weights = round(shape.parameters * weight)
+    whole = round(shape.parameters * weight)
+    held = 0 if plan.offload and plan.device != "cpu" else 1 / plan.shards  # the share of the model on the device
+    weights = round(whole * held)
     trained = shape.parameters if full else _adapter_parameters(shape, plan)
-    adapters = 0 if full else 4 * trained
-    optimizer_bytes = round(4 * trained * (1 + _STATE.get(plan.optimizer, 2)))  # gradients and the optimizer's state
+    adapters = 0 if full else round(4 * trained * held)
+    # gradients and the optimizer's state
+    optimizer_bytes = round(4 * trained * held * (1 + _STATE.get(plan.optimizer, 2)))
+    gathered = _gathered_bytes(shape, width) * (2 if full else 1) if plan.shards > 1 else 0  # and their gradients
     per_layer = _bytes_in_graph(shape, plan, width)
     if plan.checkpointing:
         activations = plan.tokens * (shape.layers * 4 * shape.hidden + per_layer)
@@ -95,7 +109,8 @@ def estimate(shape: Shape, plan: Plan) -> Footprint:
     if full and not shape.encoder:
         logits += 4 * shape.vocabulary * shape.hidden  # the head's gradient before it is added up
     process = CUDA_CONTEXT if plan.device == "cuda" else PROCESS
-    loading = process + weights + (shape.file_bytes if plan.device == "cpu" and weight * shape.parameters else 0)
+    mapped = shape.file_bytes if plan.device == "cpu" and plan.shards == 1 and whole else 0
+    loading = process + weights + gathered + mapped
     sampling: tuple[MemoryPart, ...] = ()
     if plan.side_by_side:
         cache = 2 * width * shape.layers * shape.key * plan.longest * plan.side_by_side
@@ -107,6 +122,7 @@ def estimate(shape: Shape, plan: Plan) -> Footprint:
         MemoryPart(name="weights", bytes=plan.processes * weights),
         MemoryPart(name="adapters", bytes=plan.processes * adapters),
         MemoryPart(name="gradients and optimizer", bytes=plan.processes * optimizer_bytes),
+        MemoryPart(name="gathered layers", bytes=plan.processes * gathered),
         MemoryPart(name="activations", bytes=plan.processes * round(activations)),
         MemoryPart(name="logits", bytes=plan.processes * round(logits)),
         *sampling,
@@ -115,9 +131,21 @@ def estimate(shape: Shape, plan: Plan) -> Footprint:
     return Footprint(parts=parts, peak=peak, tokens=plan.tokens, device=plan.device)
 
 
+def _gathered_bytes(shape: Shape, width: int) -> int:
+    """Return the bytes of what a process of a model that is cut up holds whole at once: the layer that computes, the
+    next one, and what belongs to no layer."""
+    embedding = shape.vocabulary * shape.hidden
+    in_layers = sum(out * into for out, into in shape.linear)
+    outside = embedding * (2 if shape.parameters - in_layers > 1.5 * embedding else 1)  # a head of its own, or tied
+    return round(width * (outside + 2 * (shape.parameters - outside) / shape.layers))
+
+
 def count_sharing_processes(options: dict[str, Any], device: str) -> int:
-    """Count the processes of a run that share the device's memory: on CPU all, unless a cluster spreads them."""
-    return int(options.get("processes") or 1) if device == "cpu" and options.get("launcher") != "ray" else 1
+    """Count the processes of a run that share the device's memory: on CPU all of a machine, unless a cluster spreads
+    them."""
+    if device != "cpu" or options.get("launcher") == "ray":
+        return 1
+    return int(options.get("processes") or 1) // int(options.get("nodes") or 1)
 
 
 def _adapter_parameters(shape: Shape, plan: Plan) -> int:
@@ -220,26 +248,76 @@ def footprint(
     processes = max(1, int(options.get("processes") or 1))
     per_batch = -(-step // int(accumulation)) if accumulation else min(-(-step // processes), allowed)
     batch_tokens = max(per_batch, min(longest * (1 if is_sampled else pieces), step))
-    dtype = options.get("dtype", "auto")
-    plan = Plan(
-        adapter=receipt.target.adapter,
+    plan = replace(
+        _plan_model(receipt, shape, device),
         tokens=batch_tokens,
         trained_tokens=batch_tokens if receipt.effective("prompt_loss_weight", 0.0) else max(1, batch_tokens // 4),
-        rank=int(receipt.effective("lora_rank", 16)),
         dropout=float(receipt.effective("lora_dropout", 0.0)),
-        optimizer=receipt.effective("optimizer", "adamw_torch"),
-        dtype=precision.resolve_precision(dtype, device, shape),
         checkpointing=bool(options.get("gradient_checkpointing", False)),
-        device=device,
         micro_batches=-(-step // max(1, batch_tokens)),
-        targets=receipt.effective("lora_target_modules", "all-linear"),
         longest=longest,
-        quantization=options.get("quantization"),
-        processes=count_sharing_processes(options, device),
         side_by_side=max(_SIDE_BY_SIDE, pieces) if is_sampled else 0,
     )
+    if _plan_sharding(receipt, shape, plan, here)[0] == "shard":
+        plan = replace(plan, shards=processes)
     peak_estimate = estimate(shape, plan)
     return peak_estimate.model_copy(update={"room": here, "advice": suggest_smaller(shape, plan)})
+
+
+def _plan_model(receipt: Any, shape: Shape, device: str) -> Plan:
+    """Return what a receipt says of the model and its optimizer, with as little beside them as can be."""
+    options = receipt.target.options
+    return Plan(
+        adapter=receipt.target.adapter,
+        tokens=_FEW_TOKENS,
+        trained_tokens=_FEW_TOKENS,
+        rank=int(receipt.effective("lora_rank", 16)),
+        optimizer=receipt.effective("optimizer", "adamw_torch"),
+        dtype=precision.resolve_precision(options.get("dtype", "auto"), device, shape),
+        device=device,
+        targets=receipt.effective("lora_target_modules", "all-linear"),
+        quantization=options.get("quantization"),
+        processes=count_sharing_processes(options, device),
+        offload=bool(options.get("offload")),
+    )
+
+
+def _plan_sharding(receipt: Any, shape: Shape, plan: Plan, available: int | None) -> tuple[Sharding, str | None]:
+    """Return what each process of a planned run holds, and why its model cannot be cut up, if it cannot."""
+    fields = WorkerOptions.model_fields
+    options = {name: value for name, value in receipt.target.options.items() if name in fields}
+    obstacle = find_obstacle(
+        method=receipt.target.method,
+        adapter=plan.adapter,
+        optimizer=plan.optimizer,
+        replay_share=receipt.effective("replay_share"),
+    )
+    return _choose(shape, plan, WorkerOptions.model_validate(options), obstacle, available), obstacle
+
+
+def describe_sharding(receipt: Any) -> str | None:
+    """Describe what each of several processes holds of the model, and why; None of one process, and where the model is
+    not on this machine."""
+    options = receipt.target.options
+    processes, device = int(options.get("processes") or 1), current_device(options.get("device", "auto"))
+    shape = read_shape(receipt.target.model, options.get("revision"))
+    if processes == 1 or shape is None:
+        return None
+    plan, available = _plan_model(receipt, shape, device), available_memory(device)
+    sharding, obstacle = _plan_sharding(receipt, shape, plan, available)
+    if sharding == "shard" and obstacle is not None:
+        return f"the run will be refused: sharding: shard: {obstacle}"
+    needed = _least_bytes(shape, replace(plan, offload=False))
+    of = f" of {size(available)}" if available is not None else ""
+    if sharding == "shard":
+        return (
+            f"each of {processes} processes holds a part of the model (sharding: shard):"
+            f" whole models take at least {size(needed)}{of} on {device}"
+        )
+    return (
+        f"each of {processes} processes holds the whole model (sharding: replicate):"
+        f" at least {size(needed)}{of} on {device}"
+    )
 
 
 def check_memory(body: dict[str, Any], device: str) -> None:
@@ -251,30 +329,69 @@ def check_memory(body: dict[str, Any], device: str) -> None:
     shape, available = read_shape(body["model"], body.get("revision")), available_memory(device)
     if shape is None or available is None:
         return
-    dtype = body["options"].get("dtype", "auto")
-    recipe = body["hyperparameters"]
-    plan = Plan(
-        adapter=body["adapter"],
-        tokens=16,
-        trained_tokens=16,
-        rank=int(recipe.get("lora_rank") or 16),
-        optimizer=recipe.get("optimizer") or "adamw_torch",
-        dtype=precision.resolve_precision(dtype, device, shape),
-        device=device,
-        quantization=body["options"].get("quantization"),
-        processes=count_sharing_processes(body["options"], device),
-    )
-    minimum = sum(part.bytes for part in estimate(shape, plan).parts if part.name in _ALWAYS)
-    if minimum > available:
-        alternatives = suggest_smaller(shape, plan)
+    request = RunRequest.model_validate(body)
+    plan = _smallest_plan(shape, request, device)
+    if choose_sharding_of(request, device) == "shard":
+        plan = replace(plan, shards=request.options.processes)
+    needed = _least_bytes(shape, plan)
+    if needed > available:
+        alternatives = list(suggest_smaller(shape, plan))
+        if (count := _enough_processes(shape, plan, request, available)) is not None:
+            says = f"a part of the model on each of {count} GPUs"
+            alternatives.append(f"provider_options.local.processes: {count} ({says})")
         raise DeviceUnavailable(
-            f"the model needs at least {size(minimum)} on {device} and there are {size(available)}",
+            f"the model needs at least {size(needed)} on {device} and there are {size(available)}",
             hint="; ".join(alternatives) or "take a smaller model",
         )
 
 
+def choose_sharding_of(request: RunRequest, device: str) -> Sharding:
+    """Return what each process of a run holds: a whole model, or a part of it where there is no room for whole ones."""
+    shape = read_shape(request.model, request.revision)
+    if shape is None:
+        return request.options.sharding or "replicate"
+    plan = _smallest_plan(shape, request, device)
+    return _choose(shape, plan, request.options, find_obstacle_of(request), available_memory(device))
+
+
+def _choose(shape: Shape, plan: Plan, options: WorkerOptions, obstacle: str | None, available: int | None) -> Sharding:
+    needed = _least_bytes(shape, replace(plan, offload=False))
+    return choose_sharding(options, obstacle, needed=needed, available=available)
+
+
+def _smallest_plan(shape: Shape, request: RunRequest, device: str) -> Plan:
+    """Return a request's plan with as little beside the model as can be, each process holding all of the model."""
+    recipe, options = request.hyperparameters, request.options
+    return Plan(
+        adapter=request.adapter,
+        tokens=_FEW_TOKENS,
+        trained_tokens=_FEW_TOKENS,
+        rank=recipe.lora_rank,
+        optimizer=recipe.optimizer,
+        dtype=precision.resolve_precision(options.dtype, device, shape),
+        device=device,
+        targets=recipe.lora_target_modules,
+        quantization=options.quantization,
+        processes=count_sharing_processes(options.model_dump(), device),
+        offload=options.offload,
+    )
+
+
+def _least_bytes(shape: Shape, plan: Plan) -> int:
+    return sum(part.bytes for part in estimate(shape, plan).parts if part.name in _ALWAYS)
+
+
+def _enough_processes(shape: Shape, plan: Plan, request: RunRequest, available: int) -> int | None:
+    """Return the number of GPUs over which a model is to be cut up that one has no room for; None where that is no
+    way."""
+    if plan.device != "cuda" or plan.shards > 1 or find_obstacle_of(request) is not None:
+        return None
+    counts = (count for count in (2, 4, 8, 16) if _least_bytes(shape, replace(plan, shards=count)) <= SHARE * available)
+    return next(counts, None)
+
+
 #: Parts of a footprint that no setting of a run makes smaller.
-_ALWAYS = ("weights", "adapters", "gradients and optimizer")
+_ALWAYS = ("weights", "adapters", "gradients and optimizer", "gathered layers")
 
 
 def available_memory(device: str) -> int | None:

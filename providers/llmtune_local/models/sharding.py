@@ -155,7 +155,7 @@ def cut(
             if prefix is not None:
                 _fill(module, f"{prefix}." if prefix else "", weights, base_names, filled, device)
         del filled  # and with it the whole tensors, once they are cut
-        sharded: Any = fsdp.fully_shard(part, **policy)  # type: ignore[call-overload]
+        sharded: Any = fsdp.fully_shard(part, **policy)
         sharded.set_gradient_divide_factor(1.0)  # each loss is a share of the step's: gradients are summed
         sharded.set_force_sum_reduction_for_comms(True)
         free_memory()
@@ -216,9 +216,7 @@ def local_part(parameter: Any, whole: Tensor) -> Tensor:
 
     if not isinstance(parameter, DTensor):
         return whole
-    shape, offset = compute_local_shape_and_global_offset(
-        parameter.shape, parameter.device_mesh, parameter.placements
-    )
+    shape, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
     return whole[offset[0] : offset[0] + shape[0]]
 
 
@@ -261,7 +259,7 @@ def like(parameter: Any, value: Tensor) -> Any:
 
 
 @contextlib.contextmanager
-def gathering_as_it_is(root: ShardedModel) -> Iterator[None]:
+def gathering_as_it_is(root: nn.Module) -> Iterator[None]:
     """Leave the gathering of layers alone while two ways are compared in float32 (see `exact`): it moves bytes.
 
     Its own hooks are the first before a layer and the last behind it.
@@ -277,7 +275,7 @@ def gathering_as_it_is(root: ShardedModel) -> Iterator[None]:
 
     handles = []
     for module in root.modules():
-        if isinstance(module, FSDPModule) and module is not root:
+        if isinstance(module, FSDPModule) and not isinstance(module, ShardedModel):
             handles += [
                 module.register_forward_pre_hook(pause, prepend=True),
                 module.register_forward_pre_hook(go_on),

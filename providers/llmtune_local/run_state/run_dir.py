@@ -13,6 +13,7 @@ logits/          method classification: logits of the validation rows, and of ev
 reference.npy    method dpo without a fresh adapter: the reference's likelihoods
 result.json      final figures
 cancel           marker: the worker stops after the step it is in
+out-of-memory    marker: a process that holds a part of the model has no room
 lock             which process is at work here
 launched         the worker processes that were started, a line each
 """
@@ -61,7 +62,7 @@ class RunDir:
         self.adapter, self.model = self.path / "adapter", self.path / "model"
         self.metrics, self.events = self.path / "metrics.jsonl", self.path / "events.jsonl"
         self.samples, self.replay = self.path / "samples.jsonl", self.path / "replay.jsonl"
-        self.lock = self.path / "lock"
+        self.lock, self.out_of_memory = self.path / "lock", self.path / "out-of-memory"
         self.damage: dict[str, str] = {}
 
     @property

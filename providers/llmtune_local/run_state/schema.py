@@ -111,12 +111,20 @@ class WorkerOptions(_Record):
 
     sharding: Literal["replicate", "shard"] | None = None
     """What each of several processes holds: replicate: the whole model; shard: a part of every matrix, of its gradient
-    and of its optimizer state, so that a model larger than one GPU is trained (FSDP2; method sft with adapter lora or
-    full). None: shard where a whole model with gradients and optimizer does not fit a process's memory."""
+    and of its optimizer state, so that a model larger than one GPU is trained (FSDP2; method sft, adapter lora or
+    full). None: shard where whole models with gradients and optimizer take more than four fifths of the memory."""
 
     offload: bool = False
-    """With sharding: shard on CUDA devices: each process keeps its part in RAM, and a layer comes to the GPU when it
-    computes: slower, for models that fit all GPUs together no more."""
+    """Where the model is cut up, on CUDA devices: each process keeps its part in RAM, and a layer is on the GPU only
+    while it computes. Slower; for models that are larger than all GPUs together."""
+
+    nodes: int = Field(default=1, ge=1)
+    """Machines that the processes are divided among, equally many on each. On every machine but the one that the run
+    was started on, `python -m llmtune_local.worker.join RUN_DIR` starts its share; all must see the run folder. Not for
+    launcher ray, whose cluster spreads the processes itself."""
+
+    rendezvous: str | None = None
+    """With several nodes: HOST:PORT of the machine that the run is started on, by which the others reach it."""
 
     ray_address: str = "local"
     """Launcher ray: a cluster's address, "auto", or "local" for one that is started for the run. Its nodes must see the

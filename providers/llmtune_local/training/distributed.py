@@ -70,7 +70,7 @@ class WorkerGroup:
         from torch import distributed
 
         tensor = torch.tensor(float(flag), device=_collective_device())
-        with _lost_process_reported():
+        with lost_process_reported():
             if first:
                 distributed.broadcast(tensor, src=0)
             else:
@@ -98,7 +98,7 @@ class WorkerGroup:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         sums = torch.tensor([values[name] for name in sorted(values)], dtype=torch.float64, device=_collective_device())
-        with _lost_process_reported():
+        with lost_process_reported():
             for piece in _chunk_tensors([parameter.grad for parameter in parameters]):
                 flat = torch.cat([grad.reshape(-1) for grad in piece])
                 distributed.all_reduce(flat)
@@ -130,10 +130,12 @@ def check_worker_group(options: WorkerOptions, device: str) -> None:
     if device == "cuda":
         import torch
 
-        if (there := torch.cuda.device_count()) < options.processes:
+        here = options.processes // options.nodes
+        if (there := torch.cuda.device_count()) < here:
+            on = " on each of the nodes" if options.nodes > 1 else ""
             raise DeviceUnavailable(
-                f"{options.processes} processes need as many CUDA devices and there are {there}",
-                hint=f"set processes to {there}, or device to cpu",
+                f"{here} processes{on} need as many CUDA devices and there are {there}",
+                hint=f"set processes to {there * options.nodes}, or device to cpu",
             )
 
 
@@ -153,7 +155,7 @@ def join(options: WorkerOptions, device: str) -> WorkerGroup:
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if not distributed.is_initialized():  # Ray has done it already
-        with _lost_process_reported():
+        with lost_process_reported():
             distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
     return WorkerGroup(distributed.get_rank(), distributed.get_world_size())
 
@@ -172,11 +174,16 @@ def _collective_device() -> str:
 
 
 @contextlib.contextmanager
-def _lost_process_reported() -> Iterator[None]:
-    """Raise `WorkerGroupLost` where a collective operation fails."""
+def lost_process_reported(*, among_others: bool = False) -> Iterator[None]:
+    """Raise `WorkerGroupLost` where a collective operation fails; `among_others` where other things are done too, whose
+    errors are not to be taken for one."""
+    from torch.distributed import DistError
+
     try:
         yield
     except RuntimeError as problem:  # a connection that closed, whatever the backend calls it
+        if among_others and not isinstance(problem, DistError) and "gloo" not in str(problem):
+            raise
         raise WorkerGroupLost(str(problem).splitlines()[0]) from problem
 
 

@@ -36,9 +36,11 @@ from llmtune_local.models.hardware import (
 )
 from llmtune_local.models.hub import load_config
 from llmtune_local.models.image_runner import ImageNetwork
+from llmtune_local.models.memory_estimate import choose_sharding_of
 from llmtune_local.models.model_runner import Network
 from llmtune_local.models.peft_adapter import add_adapter
 from llmtune_local.models.quantization import QUANTIZED, check_adapter
+from llmtune_local.models.sharding_choice import check_sharding
 from llmtune_local.models.targets import zero_tensors
 from llmtune_local.run_state.damage import DiskFull, is_full
 from llmtune_local.run_state.schema import EarlyStopping, Result
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 
     from llmtune.data.rendering.images import ImageReader
     from llmtune_local.models.sharding import ShardedModel, Weights
+    from llmtune_local.models.sharding_choice import Sharding
     from llmtune_local.run_state.run_dir import RunDir
     from llmtune_local.run_state.schema import RunRequest
     from llmtune_local.run_state.status_writer import StatusWriter
@@ -65,6 +68,9 @@ if TYPE_CHECKING:
 #: Steps after which unused memory is returned to the system: each time costs the next step a few percent.
 _FREE_MEMORY_EVERY = 4
 
+
+#: What to do where a model cannot be cut up.
+_REPLICATE = "set provider_options.local.sharding: replicate"
 
 #: Validation rows whose micro-batches are made at once.
 _VALIDATED_AT_ONCE = 4096
@@ -120,21 +126,35 @@ class Trainer:
 
         Raises `Stopped`, `WorkerGroupLost`, and `LlmtuneError` for everything a user can fix.
         """
+        try:
+            with distributed.lost_process_reported(among_others=True):
+                self._train(resume)
+        except WorkerGroupLost:
+            self._check_others_memory()
+            raise
+        except (RuntimeError, MemoryError) as problem:
+            if self.root is not None and out_of_memory(problem):
+                self.folder.out_of_memory.touch()
+            raise
+        self.worker_group.close()
+        return self.finish() if self.worker_group.is_main else None
+
+    def _train(self, resume: bool) -> None:
+        """Do everything that the processes do together."""
         self.setup()
-        if resume:
+        if self.worker_group.broadcast_flag(resume):  # the main process knows
             self.resume()
         self.status_writer.update(state="running", message="training")
         self.fit()
         if self.root is not None and self.recipe.early_stopping_patience is None:
             keep = self.worker_group.is_main
             self._gathered = models.gather_weights(self.model, half=self.half, keep=keep)
-        self.worker_group.close()
-        return self.finish() if self.worker_group.is_main else None
 
     # --- setup
 
     def setup(self) -> None:
         """Join the other processes, load rows and model, and resolve the settings that were left open."""
+        self._check_others_memory()
         options = self.request.options
         threads = set_threads(options)
         self.worker_group = distributed.join(options, resolve_device(options.device))
@@ -142,10 +162,15 @@ class Trainer:
         self._resolve_settings(threads)
         self.status_writer.update(message="loading the model")
         self._load_model(getattr(self.config, "dtype", None))
-        if self.worker_group.is_main and self.root is None:
+        if self.worker_group.is_main:
             self.sample_answers = self._choose_samples()
         if self.recipe.replay_share > 0:
             self.replay = self._prepare_replay(self.recipe.replay_share)
+
+    def _check_others_memory(self) -> None:
+        """Raise `MemoryError` where a process of the run has reported that its memory does not suffice."""
+        if self.folder.out_of_memory.exists():
+            raise MemoryError("out of memory in one of the processes")
 
     def read(self) -> None:
         """Choose device and precision, and load tokenizer and rows."""
@@ -154,7 +179,7 @@ class Trainer:
         check_adapter(request.adapter, self.device, quantization=options.quantization)
         if options.gradient_checkpointing and self.device == "cpu":
             free_memory(at_once=True)
-        self.sharding = options.sharding or "replicate"
+        self.sharding = self._choose_sharding()
         self.dtype = models.choose_dtype(options.dtype, self.device, request.model, request.revision)
         self.budget = options.token_budget or token_budget(self.device)
         self.status_writer.update(
@@ -168,10 +193,20 @@ class Trainer:
             raise InvalidJob("max_sequence_length must be at least 2", where="hyperparameters.max_sequence_length")
         self.train = self._read_rows(request.files.train)
         self.validation = self._read_rows(request.files.validation) if request.files.validation else TokenRows()
+        if self.has_images and self.sharding == "shard":
+            raise InvalidJob("rows with images need the whole model in every process", where="dataset", hint=_REPLICATE)
         panel_check.check_request(request)
         if options.panel_margin is not None:
             template_options = options.template_options
             self.panel = panel_check.read_panel(self.tokenizer, limit=self.limit, template_options=template_options)
+
+    def _choose_sharding(self) -> Sharding:
+        """Choose what each process holds, all the same: their machines may differ."""
+        check_sharding(self.request, self.device)
+        if self.worker_group.size == 1:
+            return "replicate"
+        choice = choose_sharding_of(self.request, self.device)
+        return "shard" if self.worker_group.broadcast_flag(choice == "shard") else "replicate"
 
     def _load_images(self) -> ImageReader:
         """Load what reads the images of rows; they are written to the run's folder."""
@@ -318,7 +353,7 @@ class Trainer:
             if weights is not None or rank == group.rank:
                 self.root = sharding.cut(
                     model,
-                    weights or sharding.WholeModel(models.read_base(request.model, request.revision, dtype, self.config)),
+                    weights or self._load_whole(dtype),
                     base_names,
                     device=self.device,
                     half=is_full and self.dtype == torch.bfloat16,
@@ -327,15 +362,16 @@ class Trainer:
             group.wait()
         return model
 
+    def _load_whole(self, dtype: torch.dtype) -> Weights:
+        return sharding.WholeModel(models.read_base(self.request.model, self.request.revision, dtype, self.config))
+
     def _make_network(self) -> Any:
         """Wrap the model as it is run: packed or padded, with the faster ways that it supports."""
         longest = max(self.train.longest, self.validation.longest, self.panel.longest)
         if self.has_images and isinstance(self.images, ModelImages):
             return ImageNetwork(self.model, images=self.images, device=self.device, dtype=self.dtype, longest=longest)
         pack = self.recipe.packing
-        return Network(
-            self.model, device=self.device, dtype=self.dtype, pack=pack, longest=longest, root=self.root
-        )
+        return Network(self.model, device=self.device, dtype=self.dtype, pack=pack, longest=longest, root=self.root)
 
     def _make_validation_batches(self) -> Any:
         return self._make_batches(self.validation)
@@ -362,6 +398,9 @@ class Trainer:
         count = ROWS if self.request.samples is None else self.request.samples
         path = self.request.files.validation
         if count == 0 or path is None or not self.validation:
+            return None
+        if self.root is not None:
+            self.status_writer.event("no validation rows are answered while training: the model is cut up", "warning")
             return None
         template_options = self.request.options.template_options
         renderer = Renderer(self.tokenizer, template_options=template_options, images=self.images)
@@ -505,7 +544,8 @@ class Trainer:
                 self.optimizer.zero_grad(set_to_none=True)
                 values = self._backward(step, self._share(step.batches))
             except RuntimeError as error:
-                if not out_of_memory(error):
+                # The processes of a model that is cut up compute together: one alone cannot try again.
+                if self.root is not None or not out_of_memory(error):
                     raise
                 problem = error
             if not self.worker_group.any_rank(problem is not None):
@@ -821,9 +861,7 @@ class Trainer:
             keep = self.recipe.keep_checkpoints
             if self.root is None:
                 self._write_best()  # a checkpoint whose best step is not on the disk could not be resumed
-                checkpoints.save(
-                    self.folder, self.model, self.tokenizer, self.optimizer, self.progress, keep=keep
-                )
+                checkpoints.save(self.folder, self.model, self.tokenizer, self.optimizer, self.progress, keep=keep)
             else:
                 self._write_best_or_agree()
                 group = self.worker_group

@@ -7,6 +7,7 @@ import json
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from llmtune_local.libraries import usable_cores
 from llmtune_local.run_state.process import LAUNCHED, TRAINER, ProcessId, WorkerProgram, start_time
 from llmtune_local.worker.child_process import PRIVATE, PYTHON, child_environment
 from llmtune_local.worker.fork_server import ForkFailed, ForkServer
+
+#: Seconds that one machine of a run waits for the others.
+NODES_TIMEOUT = 3600
 
 
 def launch(
@@ -37,7 +41,7 @@ def launch(
         with contextlib.suppress(ForkFailed):
             pid = fork_server.fork(run_dir, resume=resume)
     if pid is None:
-        pid = _spawn(run_dir, launcher, processes, resume, program)
+        pid = _spawn(run_dir, launcher, options, resume, program)
     worker = ProcessId(pid, start_time(pid) or "unknown", socket.gethostname())
     # A worker needs seconds before it takes the folder's lock and writes its status; until then this announces it.
     with open_private(run_dir / LAUNCHED, "ab") as launched:
@@ -54,7 +58,7 @@ def _read_options(run_dir: Path) -> dict[str, Any]:
     return options if isinstance(options, dict) else {}
 
 
-def _spawn(run_dir: Path, launcher: str, processes: int, resume: bool, program: WorkerProgram) -> int:
+def _spawn(run_dir: Path, launcher: str, options: dict[str, Any], resume: bool, program: WorkerProgram) -> int:
     """Start the launcher's process in a session of its own, with its output in worker.log; return its id."""
     environment = child_environment() | dict(program.environment)
     worker = [program.module, str(run_dir), *(["--resume"] if resume else [])]
@@ -62,10 +66,8 @@ def _spawn(run_dir: Path, launcher: str, processes: int, resume: bool, program: 
         case "ray":
             arguments = ["llmtune_local.worker.ray_launcher", str(run_dir)]
         case "torchrun":
-            arguments = [*_torchrun_arguments(processes), "-m", *worker, "--member"]
-            environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // processes)))
-            if sys.platform == "linux":
-                environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+            arguments = [*torchrun_arguments(options), "-m", *worker, "--member"]
+            prepare_torchrun(environment, options)
         case _:
             arguments = worker
     with open_private(run_dir / "worker.log", "ab") as log:
@@ -82,17 +84,30 @@ def _spawn(run_dir: Path, launcher: str, processes: int, resume: bool, program: 
     return child.pid
 
 
-def _torchrun_arguments(processes: int) -> list[str]:
-    """Return torchrun's arguments for one machine.
+def torchrun_arguments(options: Mapping[str, Any], node: int = 0) -> list[str]:
+    """Return torchrun's arguments for a machine of a run, counted from 0, which is the one that the run was started on.
 
-    The rendezvous has a port of its own and looks up no name of this machine, which some networks answer late or never.
+    Of one machine alone the rendezvous has a port of its own and looks up no name of the machine, which some networks
+    answer late or never.
     """
-    return [
+    nodes = options.get("nodes", 1)
+    common = [
         "torch.distributed.run",
-        "--nnodes=1",
-        f"--nproc-per-node={processes}",
+        f"--nnodes={nodes}",
+        f"--nproc-per-node={options.get('processes', 1) // nodes}",
         "--max-restarts=0",
-        "--rdzv-backend=c10d",
-        "--rdzv-endpoint=localhost:0",
-        "--local-addr=localhost",
     ]
+    if nodes == 1:
+        return [*common, "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--local-addr=localhost"]
+    host, _, port = str(options.get("rendezvous")).rpartition(":")
+    meeting = [f"--node-rank={node}", f"--master-addr={host}", f"--master-port={port}"]
+    return [*common, *meeting, f"--rdzv-conf=timeout={NODES_TIMEOUT}"]
+
+
+def prepare_torchrun(environment: dict[str, str], options: Mapping[str, Any]) -> None:
+    """Add to the environment of torchrun what its processes share: this machine's cores, and its network alone where no
+    other machine takes part."""
+    nodes = options.get("nodes", 1)
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() * nodes // options.get("processes", 1))))
+    if sys.platform == "linux" and (nodes == 1 or str(options.get("rendezvous")).startswith("localhost:")):
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")

@@ -55,7 +55,8 @@ def assess(folder: RunDir, status: Status | None, *, fork_server: ForkServer | N
         warning = f"the worker is on {host}, which cannot be asked from here"
         return Verdict(state=state, warnings=(warning,), notice=_stall_notice(folder, status, at, here=False))
     if running:
-        return Verdict(state="cancelling" if folder.cancelling else state, notice=_stall_notice(folder, status, at))
+        notice = _missing_nodes_notice(folder, at) if status is None else _stall_notice(folder, status, at)
+        return Verdict(state="cancelling" if folder.cancelling else state, notice=notice)
     if folder.cancelling:
         return Verdict(state="cancelled")
     return _restart_dead_worker(folder, status, fork_server, at)
@@ -113,6 +114,7 @@ def restart(folder: RunDir, request: RunRequest, fork_server: ForkServer | None 
     if folder.find_request() is None:
         folder.write_request(request)
     folder.uncancel()
+    folder.out_of_memory.unlink(missing_ok=True)
     status = folder.read_status()  # as the worker has left it
     if status is not None and status.state == "succeeded" and result_fault(folder) is None:
         return "its complete result"
@@ -176,6 +178,19 @@ def _worker_runs(folder: RunDir) -> bool | None:
     """Return whether a worker runs, or was started and has no status yet; None where that cannot be checked."""
     started = count_launches(folder.path)
     return True if started and alive(started[-1]) else folder.alive()
+
+
+def _missing_nodes_notice(folder: RunDir, at: float) -> EventLine | None:
+    """Return an event that says how other machines join a run that has not begun, else None."""
+    request = folder.find_request()
+    if request is None or request.options.nodes == 1:
+        return None
+    others = request.options.nodes - 1
+    sentence = (
+        f"the run begins when {others} other machine{'s have' if others > 1 else ' has'} joined: run"
+        f" `python -m llmtune_local.worker.join {folder.path} --node N` there (N from 1 to {others})"
+    )
+    return _event(None, "nodes", sentence, at)
 
 
 def _stall_notice(folder: RunDir, status: Status | None, at: float, *, here: bool = True) -> EventLine | None:
