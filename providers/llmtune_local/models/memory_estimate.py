@@ -95,7 +95,8 @@ def estimate(shape: Shape, plan: Plan) -> Footprint:
     adapters = 0 if full else round(4 * trained * held)
     # gradients and the optimizer's state
     optimizer_bytes = round(4 * trained * held * (1 + _STATE.get(plan.optimizer, 2)))
-    gathered = _gathered_bytes(shape, width) * (2 if full else 1) if plan.shards > 1 else 0  # and their gradients
+    # A gathered layer, and where it is trained its gradient, and a copy of that in float32 for the sum.
+    gathered = _gathered_bytes(shape, width + (width + 4 if full else 0)) if plan.shards > 1 else 0
     per_layer = _bytes_in_graph(shape, plan, width)
     if plan.checkpointing:
         activations = plan.tokens * (shape.layers * 4 * shape.hidden + per_layer)
@@ -131,13 +132,13 @@ def estimate(shape: Shape, plan: Plan) -> Footprint:
     return Footprint(parts=parts, peak=peak, tokens=plan.tokens, device=plan.device)
 
 
-def _gathered_bytes(shape: Shape, width: int) -> int:
+def _gathered_bytes(shape: Shape, bytes_each: int) -> int:
     """Return the bytes of what a process of a model that is cut up holds whole at once: the layer that computes, the
     next one, and what belongs to no layer."""
     embedding = shape.vocabulary * shape.hidden
     in_layers = sum(out * into for out, into in shape.linear)
     outside = embedding * (2 if shape.parameters - in_layers > 1.5 * embedding else 1)  # a head of its own, or tied
-    return round(width * (outside + 2 * (shape.parameters - outside) / shape.layers))
+    return round(bytes_each * (outside + 2 * (shape.parameters - outside) / shape.layers))
 
 
 def count_sharing_processes(options: dict[str, Any], device: str) -> int:

@@ -142,27 +142,28 @@ def _load_from(path: Path, model: Any, optimizer: torch.optim.Optimizer) -> Prog
 
     state = torch.load(path / "trainer.pt", map_location="cpu", weights_only=True)
     progress = Progress(**state["progress"])
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if "shards" in state:
-        trained, saved = _join_shards(path, state["shards"], optimizer)
+        trained, saved = _join_shards(path, state["shards"], parameters)
     else:
         trained, saved = state["trained"], state["optimizer"]
         if trained is None:
             network: Any = type(model).from_pretrained(path / "model", dtype=torch.float32)
             trained = dict(network.named_parameters())
+        for number, values in saved["state"].items():
+            for name, value in values.items():
+                if isinstance(value, torch.Tensor) and value.ndim and value.shape == parameters[number].shape:
+                    values[name] = like(parameters[number], value)
     restore_weights(model, trained)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for number, values in saved["state"].items():
-        for name, value in values.items():
-            if isinstance(value, torch.Tensor) and value.shape == parameters[number].shape and value.ndim:
-                values[name] = like(parameters[number], value)
     optimizer.load_state_dict(saved)
     return progress
 
 
 def _join_shards(
-    path: Path, count: int, optimizer: torch.optim.Optimizer
+    path: Path, count: int, parameters: Sequence[torch.nn.Parameter]
 ) -> tuple[Mapping[str, torch.Tensor], dict[str, Any]]:
-    """Return the trained weights and the optimizer's state of a checkpoint that was written in parts."""
+    """Return the trained weights of a checkpoint that was written in parts, whole, and its optimizer's state as this
+    process's part of it."""
     import torch
 
     parts = [
@@ -170,7 +171,6 @@ def _join_shards(
         for rank in range(count)
     ]
     saved = parts[0]["optimizer"]
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def join(number: int, name: str, value: Any) -> Any:
         if not isinstance(value, torch.Tensor) or value.ndim == 0:

@@ -1,7 +1,7 @@
 """One more machine for a run of several (option `nodes`): `python -m llmtune_local.worker.join RUN_DIR [--node N]`.
 
-It starts this machine's share of the processes, again whenever the group was lost, until the run is over. Exit status: 0
-when the run is over, 2 where there is no such run or it has no room for this machine.
+It starts this machine's share of the processes, again whenever the group was lost, until the run is over. Exit status:
+0 when the run is over, 2 where there is no such run or it does not wait for this machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llmtune_local.worker.launch import prepare_torchrun, torchrun_arguments
 
 logger = logging.getLogger("llmtune")
 
-OVER, NO_ROOM = 0, 2
+OVER, NOT_JOINED = 0, 2
 
 #: Seconds between the end of a group and its next start here, and the pause, for tests.
 AGAIN_SECONDS = 2.0
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         return join_run(RunDir(options.run_dir), options.node)
     except LlmtuneError as problem:
         logger.error("%s", problem)
-        return NO_ROOM
+        return NOT_JOINED
 
 
 def join_run(folder: RunDir, node: int) -> int:
@@ -58,18 +58,19 @@ def join_run(folder: RunDir, node: int) -> int:
             f"{folder.path} holds no run", hint="give the folder of a run, on storage that all its machines share"
         )
     options = folder.read_request().options.model_dump()
-    if not 0 < node < options["nodes"]:
+    nodes = options["nodes"]
+    if nodes == 1:
+        raise LlmtuneError(f"the run of {folder.path} is on one machine", hint="set provider_options.local.nodes")
+    if not 0 < node < nodes:
         raise LlmtuneError(
-            f"the run has {options['nodes']} machines, and this is to be number {node}",
-            hint=f"--node is 1 to {options['nodes'] - 1}; 0 is the machine that the run was started on"
-            if options["nodes"] > 1
-            else "set provider_options.local.nodes",
+            f"the run has {nodes} machines, and waits for none of number {node}",
+            hint=f"--node is 1 to {nodes - 1}; 0 is the machine that the run was started on",
         )
     environment = child_environment()
     prepare_torchrun(environment, options)
     command = [*PYTHON, *torchrun_arguments(options, node), "-m", "llmtune_local.worker", str(folder.path), "--member"]
     while not _is_over(folder):
-        logger.info("machine %d of %d: waiting for the others", node, options["nodes"])
+        logger.info("machine %d of %d: waiting for the others", node, nodes)
         subprocess.run(command, env=environment, umask=PRIVATE, check=False, stdin=subprocess.DEVNULL)
         pause(AGAIN_SECONDS)
     logger.info("the run is over")

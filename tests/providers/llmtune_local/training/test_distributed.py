@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,13 +18,13 @@ from llmtune.provider.types import JobRef, RunState
 from llmtune.runs.store.store import open_store
 from llmtune_local import LocalProvider
 from llmtune_local.models import memory_estimate
-from llmtune_local.run_state import process
 from llmtune_local.run_state.run_dir import RunDir
 from llmtune_local.run_state.schema import WorkerOptions
 from llmtune_local.settings import LocalOptions, LocalSettings
 from llmtune_local.training.distributed import ALONE, WorkerGroup, check_worker_group, join
 from llmtune_local.worker.launch import launch
 from llmtune_local.worker.supervisor import keep_alive
+from tests.providers.llmtune_local.worker_groups import ended, members, rank_of, series, temporary_run, wait
 
 if sys.platform != "linux":
     pytest.skip("who is at work is read from /proc", allow_module_level=True)
@@ -36,62 +34,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("heavy"), pytest.mark.ti
 TWO = {"device": "cpu", "processes": 2}
 
 
-def processes_with(*arguments: str) -> list[int]:
-    """Return the processes of this machine whose command line has all of these arguments (Linux)."""
-    pids = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if all(argument in command for argument in arguments):
-                pids.append(int(path.parent.name))
-    return pids
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[RunDir]:
-    """Make a run folder whose processes end with the test."""
-    run = RunDir(tmp_path / "team")
-    yield run
-    for worker in process.count_launches(run.path):
-        if process.alive(worker):
-            os.killpg(worker.pid, signal.SIGKILL)
-    assert not wait(lambda: members(run), until=lambda pids: not pids)
-
-
-def members(folder: RunDir) -> list[int]:
-    """Return the processes that train in the folder, without the launcher."""
-    ranks = []
-    for pid in processes_with("llmtune_local.worker", str(folder.path), "--member"):
-        with contextlib.suppress(OSError):
-            if b"LOCAL_RANK=" in Path(f"/proc/{pid}/environ").read_bytes():
-                ranks.append(pid)
-    return ranks
-
-
-def rank_of(pid: int) -> int:
-    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    return int(next(variable for variable in variables if variable.startswith(b"RANK=")).removeprefix(b"RANK="))
-
-
-def wait(look: Callable[[], Any], until: Callable[[Any], bool] = bool, seconds: float = 90) -> Any:
-    end = time.monotonic() + seconds
-    while not until(value := look()) and time.monotonic() < end:
-        time.sleep(0.05)
-    return value
-
-
-def ended(folder: RunDir) -> str:
-    """Return the state that the run ends in."""
-    (last,) = process.count_launches(folder.path)[-1:]
-    assert wait(lambda: process.alive(last), until=lambda alive: not alive) is False
-    status = folder.read_status()
-    assert status is not None, folder.error_tail()
-    assert status.error is None, status.error
-    return status.state
-
-
-def series(folder: RunDir, name: str) -> list[float]:
-    return [line.value for line in folder.read_metrics()[0] if line.series == name]
+    yield from temporary_run(tmp_path)
 
 
 def rows_of(method: str, data: dict[str, str], folder: Path) -> dict[str, str]:
