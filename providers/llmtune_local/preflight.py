@@ -201,4 +201,4 @@ def check_request(body: dict[str, Any]) -> None:
             dropout=dropout,
             images=True,  # `check_rows` has seen whether there are any
         )
-    check_memory(body, device)
+    check_memory(run, device)

@@ -285,12 +285,23 @@ def open_weights(model: str, revision: str | None, network: Any) -> WeightFiles 
     if locate_for_loading(base)[1] is not None:
         return None
     folder = find_model_folder(model, revision)
-    if folder is None:
-        from huggingface_hub import snapshot_download
-
-        with no_progress_bars():
-            folder = Path(snapshot_download(base, revision=revision, allow_patterns=["*.json", "*.safetensors"]))
+    if not Path(locate(base)).is_dir():
+        folder = _download_weights(base, revision) or folder
     return find_weight_files(folder, network)
+
+
+def _download_weights(model: str, revision: str | None) -> Path | None:
+    """Have the safetensors files of a model of the hub in its cache; return their folder, None where it has none."""
+    from transformers.utils.hub import cached_file
+
+    def fetch(name: str) -> str | None:
+        with no_progress_bars():
+            return cached_file(model, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+
+    index = fetch("model.safetensors.index.json")
+    names = sorted(set(json.loads(Path(index).read_bytes())["weight_map"].values())) if index else ["model.safetensors"]
+    files = [file for name in names if (file := fetch(name)) is not None]
+    return Path(files[0]).parent if files else None
 
 
 def read_base(model: str, revision: str | None, dtype: torch.dtype, config: Any) -> Any:

@@ -321,16 +321,15 @@ def describe_sharding(receipt: Any) -> str | None:
     )
 
 
-def check_memory(body: dict[str, Any], device: str) -> None:
+def check_memory(request: RunRequest, device: str) -> None:
     """Refuse a run whose weights, gradients and optimizer alone need more memory than the device has.
 
     A lower bound, so that nothing is refused that might run: smaller micro-batches make activations as small as need
     be. Raises `DeviceUnavailable` with both figures.
     """
-    shape, available = read_shape(body["model"], body.get("revision")), available_memory(device)
+    shape, available = read_shape(request.model, request.revision), available_memory(device)
     if shape is None or available is None:
         return
-    request = RunRequest.model_validate(body)
     plan = _smallest_plan(shape, request, device)
     if choose_sharding_of(request, device) == "shard":
         plan = replace(plan, shards=request.options.processes)

@@ -15,6 +15,7 @@ from llmtune.provider.memory import Footprint
 from llmtune_local.models import memory_estimate
 from llmtune_local.models.memory_estimate import Plan, estimate
 from llmtune_local.models.shape import read_shape
+from llmtune_local.run_state.schema import RunRequest
 
 PLAN = Plan(adapter="lora", tokens=2048, trained_tokens=512, longest=256)
 
@@ -166,17 +167,19 @@ def test_the_peak_is_the_workers_own_not_its_parents() -> None:
     assert 0 < int(done.stdout) < 1 << 30
 
 
-def body(adapter: str) -> dict[str, Any]:
-    return {"model": "tiny", "adapter": adapter, "options": {}, "hyperparameters": {"lora_rank": 8}}
+def request(adapter: str) -> RunRequest:
+    settings = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3, "lora_rank": 8}
+    body = {"model": "tiny", "adapter": adapter, "files": {"train": "rows.jsonl"}, "hyperparameters": settings}
+    return RunRequest.model_validate(body)
 
 
 def test_a_model_that_cannot_fit_is_refused_with_both_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = memory_estimate.read_shape("tiny")
     assert shape is not None
     monkeypatch.setattr(memory_estimate, "available_memory", lambda device: shape.parameters * 8)
-    memory_estimate.check_memory(body("lora"), "cpu")
+    memory_estimate.check_memory(request("lora"), "cpu")
     with pytest.raises(DeviceUnavailable, match=r"needs at least .* on cpu and there are") as caught:
-        memory_estimate.check_memory(body("full"), "cpu")
+        memory_estimate.check_memory(request("full"), "cpu")
     assert "adapter: lora" in (caught.value.hint or "")
     monkeypatch.setattr(memory_estimate, "available_memory", lambda device: None)
-    memory_estimate.check_memory(body("full"), "cpu")
+    memory_estimate.check_memory(request("full"), "cpu")

@@ -110,12 +110,12 @@ def test_a_model_too_large_for_one_gpu_is_given_the_number_that_suffices(
 ) -> None:
     shape = memory_estimate.read_shape(str(base_folder))
     assert shape is not None
-    # Of each weight a float32 with gradient and two figures of AdamW, 16 bytes; gathered, 8 bytes in bfloat16: two layers
-    # are all of this model. Four fifths of 13 are more than 16 / 8 + 8, and less than 16 / 4 + 8.
+    # Each weight has a gradient and two figures of AdamW, 16 bytes; gathered it takes 8 in bfloat16, and two layers are
+    # all of this model. Four fifths of 13 are more than 16 / 8 + 8, and less than 16 / 4 + 8.
     monkeypatch.setattr(memory_estimate, "available_memory", lambda device: 16 * shape.parameters)
-    body = make_request({"adapter": "full", "options": {"device": "cuda"}}).model_dump(mode="json", by_alias=True)
-    check_memory(body, "cuda")
+    request = make_request({"adapter": "full", "options": {"device": "cuda"}})
+    check_memory(request, "cuda")
     monkeypatch.setattr(memory_estimate, "available_memory", lambda device: 13 * shape.parameters)
     with pytest.raises(DeviceUnavailable) as caught:
-        check_memory(body, "cuda")
+        check_memory(request, "cuda")
     assert "provider_options.local.processes: 8 (a part of the model on each of 8 GPUs)" in str(caught.value.hint)
