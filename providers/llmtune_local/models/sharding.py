@@ -32,6 +32,10 @@ class Weights(Protocol):
         """Return a tensor by its name in the model, on the CPU."""
         ...
 
+    def release(self) -> None:
+        """Give back the memory of what was read, once it was copied."""
+        ...
+
 
 class WeightFiles:
     """The safetensors files of a model, read tensor by tensor."""
@@ -51,6 +55,10 @@ class WeightFiles:
         tensor: Tensor = self._open[path].get_tensor(published)
         return tensor
 
+    def release(self) -> None:
+        """Unmap the files: what was read of them counts as this process's memory."""
+        self._open.clear()
+
 
 class WholeModel:
     """A model that was loaded as a whole; each tensor is handed out once and then dropped."""
@@ -62,6 +70,9 @@ class WholeModel:
         """Return a tensor by its name in the model."""
         tensor: Tensor = self._tensors.pop(name)
         return tensor
+
+    def release(self) -> None:
+        """Do nothing: each tensor was dropped when it was read."""
 
 
 def find_weight_files(folder: Path | None, network: Any) -> WeightFiles | None:
@@ -112,9 +123,9 @@ class ShardedModel(nn.Module):
 
 
 def find_layers(network: Any) -> list[nn.Module]:
-    """Return the decoder's layers. Raises `InvalidJob` where they are not found."""
+    """Return the layers of the text model. Raises `InvalidJob` where they are not found."""
     count = getattr(network.config.get_text_config(), "num_hidden_layers", None)
-    for module in network.modules():
+    for module in network.get_decoder().modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return list(module)
     raise InvalidJob(
@@ -158,6 +169,7 @@ def cut(
         sharded: Any = fsdp.fully_shard(part, **policy)
         sharded.set_gradient_divide_factor(1.0)  # each loss is a share of the step's: gradients are summed
         sharded.set_force_sum_reduction_for_comms(True)
+        weights.release()
         free_memory()
     return root
 

@@ -147,6 +147,9 @@ class Trainer:
         self.status_writer.update(state="running", message="training")
         self.fit()
         if self.root is not None and self.recipe.early_stopping_patience is None:
+            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.state.clear()  # room for the whole weights
+            free_memory()
             keep = self.worker_group.is_main
             self._gathered = models.gather_weights(self.model, half=self.half, keep=keep)
 
