@@ -1,6 +1,6 @@
 """Memory of each process of a run, by what they hold of the model: all of it, or a part.
 
-    python benchmarks/sharding.py [--processes 1,2,4] [--steps 3] [--json FILE]
+    python benchmarks/sharding.py [--processes 1,2,4] [--steps 3] [--json FILE] [--plan]
 
 A Llama of random weights is trained for a few steps on CPU in float32, as users start it: by torchrun, in processes of
 their own. The peak is the largest of the processes' own (VmHWM of /proc, so on Linux), read while they run; beside it
@@ -122,12 +122,47 @@ def measure(
     }
 
 
+def print_plan() -> None:
+    """Print what each device holds of Llama-3.3-70B on three machines, in GiB, estimated."""
+    from dataclasses import replace
+
+    from llmtune_local.models.memory_estimate import Plan, estimate
+    from llmtune_local.models.shape import Shape
+
+    hidden, layers, inner, key, vocabulary = 8192, 80, 28672, 1024, 128256
+    sizes = (
+        (hidden, hidden),
+        (key, hidden),
+        (key, hidden),
+        (hidden, hidden),
+        (inner, hidden),
+        (inner, hidden),
+        (hidden, inner),
+    )
+    parameters = layers * sum(out * into for out, into in sizes) + 2 * vocabulary * hidden + hidden * (2 * layers + 1)
+    shape = Shape(parameters, 2 * parameters, hidden, layers, inner, hidden, key, vocabulary, 131072, sizes * layers)
+    print(f"{parameters / 1e9:.1f} billion parameters")
+    for machine, devices, room in (("1 x H200", 1, 140), ("4 x A100", 4, 80), ("8 x L40S", 8, 45)):
+        for adapter in ("qlora", "lora", "full"):
+            plan = Plan(adapter, 2048, 512, dtype="bfloat16", checkpointing=True, device="cuda", longest=2048)
+            plan = replace(plan, shards=1 if adapter == "qlora" else devices)
+            for offload in (False, True) if plan.shards > 1 else (False,):
+                told = estimate(shape, replace(plan, offload=offload))
+                parts = ", ".join(f"{part.name} {part.bytes / 2**30:.1f}" for part in told.parts if part.bytes)
+                how = f"{adapter}, offload" if offload else adapter
+                print(f"{machine} ({room}) {how:<15} {(told.peak or 0) / 2**30:8,.1f} each: {parts}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", default="1,2,4", help="numbers of processes, the fewest first")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plan", action="store_true", help="print the estimates for Llama-3.3-70B, and train nothing")
     options = parser.parse_args()
+    if options.plan:
+        print_plan()
+        return 0
     measured = []
     falls = True
     print("adapter  processes  each holds    peak MB  told MB  training s      loss", flush=True)

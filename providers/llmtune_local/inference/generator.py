@@ -21,6 +21,7 @@ from llmtune_local.inference.tool_call_parser import with_calls
 from llmtune_local.models import loading as models
 from llmtune_local.models.hardware import resolve_device, set_threads
 from llmtune_local.models.hub import LOADING, split_adapter
+from llmtune_local.models.memory_estimate import check_answering
 
 if TYPE_CHECKING:
     import torch
@@ -232,6 +233,7 @@ class LocalGenerator(LocalModel):
             str(self.artefact) if self.artefact else self.model, self.revision, options.chat_template
         )
         revision = None if self.artefact and adapter is None else self.revision
+        check_answering(source, revision, device, str(dtype).removeprefix("torch."))
         loaded: Any = models.load_base(source, revision, dtype=dtype, device=device)
         if adapter is not None:
             import peft

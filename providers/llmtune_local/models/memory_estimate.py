@@ -390,6 +390,24 @@ def _enough_processes(shape: Shape, plan: Plan, request: RunRequest, available: 
     return next(counts, None)
 
 
+def check_answering(model: str, revision: str | None, device: str, dtype: str) -> None:
+    """Refuse to load a model for answering whose weights alone are larger than the device's memory.
+
+    Raises `DeviceUnavailable` with both figures.
+    """
+    shape, available = read_shape(model, revision), available_memory(device)
+    if shape is None or available is None:
+        return
+    needed = shape.parameters * (4 if dtype == "float32" else 2)
+    if needed > available:
+        figures = f"{size(needed)} on {device}, and there are {size(available)}"
+        raise DeviceUnavailable(
+            f"to answer, one process holds the whole model: {figures}",
+            hint="export it and ask it through a server that spreads it over several devices:"
+            " llmtune export RUN --format vllm",
+        )
+
+
 #: Parts of a footprint that no setting of a run makes smaller.
 _ALWAYS = ("weights", "adapters", "gradients and optimizer", "gathered layers")
 

@@ -156,8 +156,15 @@ def join(options: WorkerOptions, device: str) -> WorkerGroup:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if not distributed.is_initialized():  # Ray has done it already
         with lost_process_reported():
-            distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
+            distributed.init_process_group(choose_backend(options, device), timeout=TIMEOUT)
     return WorkerGroup(distributed.get_rank(), distributed.get_world_size())
+
+
+def choose_backend(options: WorkerOptions, device: str) -> str:
+    """Return torch's name of what the processes talk by: with `offload` parts in RAM are summed too."""
+    if device != "cuda":
+        return "gloo"
+    return "cpu:gloo,cuda:nccl" if options.offload else "nccl"
 
 
 def end_with_parent() -> None:
@@ -170,7 +177,7 @@ def end_with_parent() -> None:
 def _collective_device() -> str:
     from torch import distributed
 
-    return "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    return "cuda" if "nccl" in distributed.get_backend() else "cpu"
 
 
 @contextlib.contextmanager

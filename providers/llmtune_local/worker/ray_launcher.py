@@ -18,6 +18,7 @@ from llmtune.errors import LlmtuneError
 from llmtune_local.libraries import usable_cores
 from llmtune_local.run_state.run_dir import RunDir, now
 from llmtune_local.run_state.schema import FINAL, Status, WorkerOptions
+from llmtune_local.training.distributed import choose_backend
 from llmtune_local.worker.child_process import PRIVATE
 
 logger = logging.getLogger("llmtune")
@@ -61,7 +62,7 @@ def run_on_cluster(folder: RunDir) -> None:
         TorchTrainer(
             train_rank,
             train_loop_config={"folder": str(folder.path.absolute())},
-            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            torch_config=TorchConfig(backend=choose_backend(options, "cuda" if gpu else "cpu")),
             scaling_config=ScalingConfig(num_workers=count, use_gpu=gpu, resources_per_worker=resources),
             run_config=RunConfig(
                 name=folder.path.name,
