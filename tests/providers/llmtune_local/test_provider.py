@@ -138,6 +138,58 @@ def test_each_answer_is_polled_once(tmp_path: Path) -> None:
     assert len(snapshot(folder, None, verdict, old_cursor).samples) == 2
 
 
+# Several processes
+
+
+def plan_processes(tmp_path: Path, **fields: Any) -> Any:
+    """Plan a job of four processes on the CPU."""
+    rows = tmp_path / "rows.jsonl"
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rows.write_text("".join(json.dumps({"messages": turns, "n": n}) + "\n" for n in range(20)))
+    job = {"name": "four", "dataset": {"path": str(rows)}, "model": "tiny", "adapter": "full"}
+    options = {"device": "cpu", "dtype": "float32", "processes": 4} | fields.pop("options", {})
+    return plan(TuningJob.model_validate(job | fields | {"provider_options": {"local": options}}), "local")
+
+
+def test_the_plan_says_what_each_process_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmtune_local.models import memory_estimate
+
+    def note(**fields: Any) -> tuple[str, dict[str, int]]:
+        planned = plan_processes(tmp_path, **fields)
+        (text,) = [warning for warning in planned.warnings if "sharding: " in warning]
+        return text, {part.name: part.bytes for part in planned.memory.parts}
+
+    monkeypatch.setattr(memory_estimate, "available_memory", lambda device: 1 << 30)
+    text, whole = note()
+    assert text == "each of 4 processes holds the whole model (sharding: replicate): at least 208 MiB of 1.0 GiB on cpu"
+    monkeypatch.setattr(memory_estimate, "available_memory", lambda device: 200 << 20)
+    text, parts = note()
+    assert text == (
+        "each of 4 processes holds a part of the model (sharding: shard): whole models take at least 208 MiB of 200 MiB"
+        " on cpu"
+    )
+    assert parts["weights"] == pytest.approx(whole["weights"] / 4, abs=4)
+    assert parts["gathered layers"] > whole["gathered layers"] == 0
+    text, _ = note(adapter="dora", options={"sharding": "shard"})
+    assert text == "the run will be refused: sharding: shard: adapter dora is not trained in parts; lora and full are"
+    assert not [
+        warning for warning in plan_processes(tmp_path, options={"processes": 1}).warnings if "shard" in warning
+    ]
+
+
+def test_a_model_that_has_no_room_to_answer_is_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llmtune.errors import DeviceUnavailable
+    from llmtune_local.inference.generator import LocalGenerator
+    from llmtune_local.models import memory_estimate
+
+    monkeypatch.setattr(memory_estimate, "available_memory", lambda device: 10 << 20)
+    with pytest.raises(
+        DeviceUnavailable, match="to answer, one process holds the whole model: 13 MiB on cpu"
+    ) as caught:
+        LocalGenerator(model="tiny", options={"device": "cpu"})._load()
+    assert "--format vllm" in (caught.value.hint or "")
+
+
 # Reinforcement
 
 

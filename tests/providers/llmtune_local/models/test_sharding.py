@@ -46,6 +46,19 @@ def tied(tmp_path: Path) -> Path:
     return tmp_path / "tied"
 
 
+@pytest.fixture
+def experts(tmp_path: Path) -> Path:
+    """Save a model whose experts are one tensor in memory and several in its file."""
+    from tests.providers.llmtune_local.conftest import build_model, family
+
+    tokenizer = family("chatml")
+    settings = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
+    names = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "initializer_range": 0.05}
+    build_model("qwen3_moe", **settings, **names).save_pretrained(tmp_path / "experts")
+    tokenizer.save_pretrained(tmp_path / "experts")
+    return tmp_path / "experts"
+
+
 def weights_of(folder: RunDir) -> dict[str, Any]:
     from safetensors.torch import load_file
 
@@ -96,6 +109,48 @@ def test_the_losses_and_weights_are_those_of_one_process(
         assert tensor.dtype == learned[name].dtype
         assert (tensor - learned[name]).abs().max() < 1e-4, name
     assert any("no validation rows are answered" in event.message for event in folder.read_events()[0])
+
+
+def test_a_model_whose_tensors_must_be_loaded_together_is_cut_up_too(
+    make_request: Callable[..., Any], train: Callable[..., Any], experts: Path, folder: RunDir
+) -> None:
+    settings = {"epochs": 1, "learning_rate": 1e-3, "optimizer": "sgd"}
+    alone = train({"model": str(experts), "options": FLOAT32}, **settings)
+    options = FLOAT32 | {"processes": 2, "sharding": "shard"}
+    folder.write_request(make_request({"model": str(experts), "options": options}, **settings))
+    launch(folder.path)
+    assert ended(folder) == "succeeded"
+    assert series(folder, "train/loss") == pytest.approx(series(alone.folder, "train/loss"), rel=1e-4)
+
+
+def test_weights_are_read_one_by_one_where_they_have_the_names_they_have_in_memory(
+    tied: Path, experts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from llmtune_local.models import loading
+    from llmtune_local.models.hub import load_config
+    from llmtune_local.run_state.schema import TrainingConfig
+
+    recipe = TrainingConfig(epochs=1, batch_size=1, learning_rate=1.0)
+
+    def open_weights(model: str) -> Any:
+        return loading.open_weights(model, None, loading.build_base(model, None, dtype=torch.float32, recipe=recipe))
+
+    commit = tmp_path / "hub" / "models--me--tied" / "snapshots" / "abc"
+    commit.parent.mkdir(parents=True)
+    tied.rename(commit)
+    (commit.parents[1] / "refs").mkdir()
+    (commit.parents[1] / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    for model in (str(commit), "me/tied"):
+        weights = open_weights(model)
+        network = loading.read_base(str(commit), None, torch.float32, load_config(str(commit), None))
+        for name, tensor in network.named_parameters():
+            assert torch.equal(weights.read(name), tensor), name
+        weights.release()
+    assert open_weights(str(experts)) is None
 
 
 def test_a_run_whose_processes_are_killed_ends_as_an_undisturbed_one(

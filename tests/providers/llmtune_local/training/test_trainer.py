@@ -939,3 +939,32 @@ def test_an_optimizer_by_its_class_trains_and_resumes(train: Train) -> None:
 def test_quantization_without_qlora_is_refused(quantization: str, train: Train) -> None:
     with pytest.raises(InvalidJob, match=f"quantization {quantization} is how adapter qlora holds the base"):
         train({"options": {"device": "cpu", "quantization": quantization}})
+
+
+def test_a_process_without_memory_is_named_by_the_others_too(
+    make_request: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a model that is cut up one process cannot try again alone, and the first may be another one."""
+    request, folder = make_request(), RunDir(tmp_path / "run")
+    folder.write_request(request)
+
+    def out_of_memory(trainer: Trainer, resume: bool) -> None:
+        trainer.root = torch.nn.Module()  # type: ignore[assignment]
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+
+    def lost(trainer: Trainer, resume: bool) -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1")
+
+    for train, problem, says in (
+        (out_of_memory, RuntimeError, "allocate"),
+        (lost, MemoryError, "one of the processes"),
+    ):
+        monkeypatch.setattr(Trainer, "_train", train)
+        with StatusWriter(folder) as journal, pytest.raises(problem, match=says):
+            trainer_for(request)(folder, request, journal, lambda: False).run()
+    monkeypatch.undo()
+    with StatusWriter(folder) as journal, pytest.raises(MemoryError, match="out of memory in one of the processes"):
+        trainer_for(request)(folder, request, journal, lambda: False).run()
+    folder.out_of_memory.unlink()
+    with StatusWriter(folder) as journal:
+        trainer_for(request)(folder, request, journal, lambda: False).run()
