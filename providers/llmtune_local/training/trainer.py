@@ -45,11 +45,13 @@ from llmtune_local.models.targets import zero_tensors
 from llmtune_local.run_state.damage import DiskFull, is_full
 from llmtune_local.run_state.schema import EarlyStopping, Result
 from llmtune_local.training import checkpoints, distributed, lr_schedule, panel_check, replay
+from llmtune_local.training.best_weights import BestWeights
 from llmtune_local.training.distributed import ALONE, WorkerGroupLost
 from llmtune_local.training.optimizer import make_optimizer, set_rates
 from llmtune_local.training.progress import Diverged, Progress, Stopped
 from llmtune_local.training.replay import Replay
 from llmtune_local.training.sample_answers import ROWS, SHARE, SampleAnswers
+from llmtune_local.training.sharded_model import build_sharded
 from llmtune_local.training.time_left import Ahead, TimeLeft
 from llmtune_local.training.validation_plan import TrainingWork, choose_rows, plan_validation
 
@@ -58,7 +60,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llmtune.data.rendering.images import ImageReader
-    from llmtune_local.models.sharding import ShardedModel, Weights
+    from llmtune_local.models.sharding import ShardedModel
     from llmtune_local.models.sharding_choice import Sharding
     from llmtune_local.run_state.run_dir import RunDir
     from llmtune_local.run_state.schema import RunRequest
@@ -113,8 +115,7 @@ class Trainer:
         self.replay: Replay | None = None
         self.panel = TokenRows()
         """The panel's questions with their reference answers, where `panel_margin` asks for them."""
-        self._best: dict[str, torch.Tensor] | None = None
-        """The best step's weights, while the disk has no room for them."""
+        self.best = BestWeights(folder.path / "checkpoints" / "best")
         self.root: ShardedModel | None = None
         """The root of a model that is cut up."""
         self._gathered: dict[str, torch.Tensor] | None = None
@@ -326,7 +327,9 @@ class Trainer:
         """Load the base model and add what is trained."""
         request = self.request
         if self.sharding == "shard":
-            return self._build_sharded()
+            report = self.status_writer.event
+            model, self.root = build_sharded(request, self.worker_group, self.device, self.dtype, report)
+            return model
         base = models.load_base(
             request.model,
             request.revision,
@@ -337,36 +340,6 @@ class Trainer:
         )
         torch.manual_seed(request.seed)
         return add_adapter(base, request, self.status_writer.event, images=self.has_images)
-
-    def _build_sharded(self) -> Any:
-        """Build the model without weights, add what is trained, and fill it layer by layer with this process's part.
-
-        Where the weights cannot be read one by one, one process after the other loads the whole model.
-        """
-        request, group, is_full = self.request, self.worker_group, self.request.adapter == "full"
-        dtype = torch.float32 if is_full else self.dtype
-        base = models.build_base(request.model, request.revision, dtype=dtype, recipe=self.recipe)
-        if is_full and self.dtype == torch.bfloat16:  # the residual stream stays in float32
-            base.get_input_embeddings().register_forward_hook(lambda _m, _i, output: output.float())
-        base_names = {name for name, _ in sharding.named_weights(base)}
-        weights: Weights | None = models.open_weights(request.model, request.revision, base)
-        torch.manual_seed(request.seed)
-        model = add_adapter(base, request, self.status_writer.event)
-        for rank in range(1 if weights else group.size):
-            if weights is not None or rank == group.rank:
-                self.root = sharding.cut(
-                    model,
-                    weights or self._load_whole(dtype),
-                    base_names,
-                    device=self.device,
-                    half=is_full and self.dtype == torch.bfloat16,
-                    offload=request.options.offload,
-                )
-            group.wait()
-        return model
-
-    def _load_whole(self, dtype: torch.dtype) -> Weights:
-        return sharding.WholeModel(models.read_base(self.request.model, self.request.revision, dtype, self.config))
 
     def _make_network(self) -> Any:
         """Wrap the model as it is run: packed or padded, with the faster ways that it supports."""
@@ -797,9 +770,8 @@ class Trainer:
             weights = checkpoints.trained_weights(self.model)
         if not self.worker_group.is_main:
             return
-        self._best = weights
         try:
-            self._write_best()
+            self.best.keep(weights, models.artefact_bytes(self.model))
         except DiskFull as problem:
             self.status_writer.event(f"the best step's weights are kept in memory for now: {problem}", "warning")
 
@@ -833,23 +805,19 @@ class Trainer:
         self.status_writer.event(sentence)
 
     def _write_best(self) -> None:
-        """Write the best step's weights, unless they are on the disk already. Raises `DiskFull`."""
-        if self._best is None:
-            return
-        weights, best = self._best, self.folder.path / "checkpoints" / "best"
-        needs = models.artefact_bytes(self.model)
-        checkpoints.write_folder(best, lambda path: torch.save(weights, path / "weights.pt"), needs=needs)
-        self._best = None
+        """Have the best step's weights on the disk: a checkpoint could not be resumed without them.
 
-    def _write_best_or_agree(self) -> None:
-        """Write the best step's weights in the main process. Raises `DiskFull` in all where it has no room."""
+        Raises `DiskFull`, of a model that is cut up in every process.
+        """
         full: DiskFull | None = None
         try:
-            self._write_best()
+            self.best.write()
         except DiskFull as problem:
             full = problem
-        if self.worker_group.broadcast_flag(full is not None):
-            raise full or DiskFull("the main process has no room for the best step's weights")
+        if full is not None and self.root is None:
+            raise full
+        if self.root is not None and self.worker_group.broadcast_flag(full is not None):
+            raise full or DiskFull("the first process has no room for the best step's weights")
 
     # --- checkpoint
 
@@ -860,14 +828,12 @@ class Trainer:
         self.began = time.monotonic()
         began = clock()
         self.progress.fit_seconds = began - self._fit_began
+        keep, group = self.recipe.keep_checkpoints, self.worker_group
         try:
-            keep = self.recipe.keep_checkpoints
+            self._write_best()
             if self.root is None:
-                self._write_best()  # a checkpoint whose best step is not on the disk could not be resumed
                 checkpoints.save(self.folder, self.model, self.tokenizer, self.optimizer, self.progress, keep=keep)
             else:
-                self._write_best_or_agree()
-                group = self.worker_group
                 checkpoints.save_shards(self.folder, self.model, self.optimizer, self.progress, group, keep=keep)
         except DiskFull as problem:
             self.status_writer.event(f"the checkpoint of step {self.progress.step} is left out: {problem}", "warning")
@@ -900,8 +866,7 @@ class Trainer:
         return self.time_left.seconds(Ahead(steps=0, validations=0, checkpoints=0, results=results, answers=answers))
 
     def _restore_best_weights(self) -> None:
-        best = self.folder.path / "checkpoints" / "best" / "weights.pt"
-        weights = self._best or torch.load(best, map_location="cpu", weights_only=True)
+        weights = self.best.read()
         if self.root is None:
             checkpoints.restore_weights(self.model, weights)
         else:
