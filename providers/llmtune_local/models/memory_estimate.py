@@ -310,14 +310,11 @@ def describe_sharding(receipt: Any) -> str | None:
         return f"the run will be refused: sharding: shard: {obstacle}"
     needed = _least_bytes(shape, replace(plan, offload=False))
     of = f" of {size(available)}" if available is not None else ""
-    if sharding == "shard":
-        return (
-            f"each of {processes} processes holds a part of the model (sharding: shard):"
-            f" whole models take at least {size(needed)}{of} on {device}"
-        )
+    asked = ", as the job says" if options.get("sharding") else ""
+    holds = "a part of the model" if sharding == "shard" else "the whole model"
     return (
-        f"each of {processes} processes holds the whole model (sharding: replicate):"
-        f" at least {size(needed)}{of} on {device}"
+        f"each of {processes} processes holds {holds} (sharding: {sharding}{asked}):"
+        f" whole models take at least {size(needed)}{of} on {device}"
     )
 
 

@@ -48,7 +48,7 @@ def check_sharding(request: RunRequest, device: str) -> None:
     obstacle = "it takes several processes" if options.processes == 1 else find_obstacle_of(request)
     if options.sharding == "shard" and obstacle is not None:
         hint = "set processes" if options.processes == 1 else "set sharding: replicate, or leave it out"
-        raise InvalidJob(f"sharding: shard: {obstacle}", where="provider_options.local.sharding", hint=hint)
+        raise InvalidJob(f"shard: {obstacle}", where="provider_options.local.sharding", hint=hint)
     if options.offload and (device != "cuda" or obstacle is not None or options.sharding == "replicate"):
         raise InvalidJob(
             "offload is for a model that is cut up over several CUDA devices",

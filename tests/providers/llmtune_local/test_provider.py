@@ -161,7 +161,10 @@ def test_the_plan_says_what_each_process_holds(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(memory_estimate, "available_memory", lambda device: 1 << 30)
     text, whole = note()
-    assert text == "each of 4 processes holds the whole model (sharding: replicate): at least 208 MiB of 1.0 GiB on cpu"
+    assert text == (
+        "each of 4 processes holds the whole model (sharding: replicate): whole models take at least 208 MiB of 1.0 GiB on"
+        " cpu"
+    )
     monkeypatch.setattr(memory_estimate, "available_memory", lambda device: 200 << 20)
     text, parts = note()
     assert text == (
@@ -170,6 +173,7 @@ def test_the_plan_says_what_each_process_holds(tmp_path: Path, monkeypatch: pyte
     )
     assert parts["weights"] == pytest.approx(whole["weights"] / 4, abs=4)
     assert parts["gathered layers"] > whole["gathered layers"] == 0
+    assert "(sharding: shard, as the job says)" in note(options={"sharding": "shard"})[0]
     text, _ = note(adapter="dora", options={"sharding": "shard"})
     assert text == "the run will be refused: sharding: shard: adapter dora is not trained in parts; lora and full are"
     assert not [

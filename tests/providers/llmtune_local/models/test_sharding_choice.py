@@ -69,7 +69,7 @@ def test_a_reason_is_given_where_it_cannot_be(
     make_request: Callable[..., Any], request_fields: dict[str, Any], settings: dict[str, Any], says: str
 ) -> None:
     options = FOUR | request_fields.get("options", {}) | {"sharding": "shard"}
-    with pytest.raises(InvalidJob, match=f"sharding: shard: {says}"):
+    with pytest.raises(InvalidJob, match=f"shard: {says}"):
         check_sharding(make_request(request_fields | {"options": options}, **settings), "cpu")
 
 
