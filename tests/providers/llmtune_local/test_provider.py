@@ -162,8 +162,8 @@ def test_the_plan_says_what_each_process_holds(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(memory_estimate, "available_memory", lambda device: 1 << 30)
     text, whole = note()
     assert text == (
-        "each of 4 processes holds the whole model (sharding: replicate): whole models take at least 208 MiB of 1.0 GiB on"
-        " cpu"
+        "each of 4 processes holds the whole model (sharding: replicate): whole models take at least 208 MiB of 1.0 GiB"
+        " on cpu"
     )
     monkeypatch.setattr(memory_estimate, "available_memory", lambda device: 200 << 20)
     text, parts = note()
