@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from llmtune.data.checks.duplicates import RowIndex, hash_row
 from llmtune.data.checks.left_out import UnusedKeys
 from llmtune.data.checks.per_row import check_example, rename_turns
-from llmtune.data.checks.vendor_rules import PartSummary, summarize_part
+from llmtune.data.checks.vendor_rules import PartSummarizer, PartSummary
 from llmtune.data.example import Example, Message
 from llmtune.data.findings import Finding, FindingLog, error, invalid_data
 from llmtune.data.hashing import label_set, split_position
 from llmtune.data.io.base import HUB
 from llmtune.data.io.reading import Reading
-from llmtune.data.split import split
+from llmtune.data.row_keys import RowKeys
+from llmtune.data.split import divide
 from llmtune.data.stored_rows import ChainedRows, select_rows, store_rows
 from llmtune.errors import InvalidData
 
@@ -72,19 +73,27 @@ class Dataset:
         first = self.train[0] if self.train else Example()
         return "preference" if first.preference is not None else "text" if first.text is not None else "chat"
 
-    @cached_property
+    @property
     def estimated_tokens(self) -> dict[str, int]:
         """Tokens by part, of the answers of each part ("train_answers"), of the longest row and of the longest turn, by
         the rule of `llmtune.data.rendering.token_count` (an estimate)."""
+        return self._facts[0]
+
+    @property
+    def summaries(self) -> dict[str, PartSummary]:
+        """What there is in the rows of each part."""
+        return self._facts[1]
+
+    @cached_property
+    def _facts(self) -> tuple[dict[str, int], dict[str, PartSummary]]:
+        """Tokens and summaries: the rows are read once for both."""
         from llmtune.data.rendering.token_count import Counter as TokenCounter
         from llmtune.data.rendering.token_count import count_parts
 
-        return count_parts(self.parts, TokenCounter())
-
-    @cached_property
-    def summaries(self) -> dict[str, PartSummary]:
-        """What there is in the rows of each part."""
-        return {role: summarize_part(rows) for role, rows in self.parts.items()}
+        summarizers = {role: PartSummarizer() for role in self.parts}
+        watched = {role: summarizers[role].watch(rows) for role, rows in self.parts.items()}
+        tokens = count_parts(watched, TokenCounter())
+        return tokens, {role: summarizer.summary for role, summarizer in summarizers.items()}
 
     @property
     def parts(self) -> dict[str, Sequence[Example]]:
@@ -109,6 +118,29 @@ class Dataset:
         return _Loader(spec, base or Path(), method, reference).load()
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Rows with their keys; `numbers` are theirs among the rows that the keys are of, or all of those."""
+
+    rows: Sequence[Example]
+    keys: RowKeys
+    numbers: Any = field(default_factory=lambda: slice(None))
+
+    def select(self, numbers: Any) -> _Part:
+        """Return the rows of these numbers, of a whole file."""
+        return _Part(select_rows(self.rows, numbers), self.keys, numbers)
+
+    def take(self, count: int) -> _Part:
+        """Return at most `count` rows, chosen as `take_rows` does."""
+        if len(self.rows) <= count:
+            return self
+        import numpy as np
+
+        prompts, answers = self.keys.prompts, self.keys.answers
+        chosen = _choose(prompts[self.numbers], answers[self.numbers], count)
+        return _Part(select_rows(self.rows, chosen), self.keys, np.arange(len(prompts))[self.numbers][chosen])
+
+
 class _Loader:
     def __init__(self, spec: DatasetSpec, base: Path, method: str | None, reference: str | None) -> None:
         self._spec = spec.relative_to(base)
@@ -120,17 +152,17 @@ class _Loader:
     def load(self) -> Dataset:
         spec = self._spec
         paths = self._find_paths()
-        rows_by_role = {role: self._read(path) for role, path in paths.items()}
+        read = {role: self._read(path) for role, path in paths.items()}
         if self._log.errors:
             raise invalid_data(self._log.in_order())
-        train = rows_by_role.pop("path", None) or rows_by_role.pop("train", [])
-        if not train:
+        train = read.pop("path", None) or read.pop("train")
+        if not train.rows:
             raise invalid_data(
                 [error("empty-part", "there are no training rows", "give at least one").at(spec.path, None)]
             )
-        parts = self._split(train, rows_by_role)
+        parts = self._split(train, read)
         if spec.limit_rows is not None:
-            parts["train"] = take_rows(parts["train"], spec.limit_rows)
+            parts["train"] = parts["train"].take(spec.limit_rows)
         self._check_duplicates(parts, paths)
         files = {role: _hash_path(path) for role, path in paths.items()}
         digest = next(iter(files.values()))
@@ -138,9 +170,9 @@ class _Loader:
             listing = "".join(f"{role}:{value}\n" for role, value in files.items())
             digest = hashlib.sha256(listing.encode()).hexdigest()
         return Dataset(
-            train=parts["train"],
-            validation=parts["validation"],
-            test=parts["test"],
+            train=parts["train"].rows,
+            validation=parts["validation"].rows,
+            test=parts["test"].rows,
             findings=self._log.in_order(),
             sha256=digest,
             source=", ".join(dict.fromkeys(paths.values())),
@@ -163,9 +195,10 @@ class _Loader:
             role: str(files[0] if len(files) == 1 else _find_common_parent(files)) for role, files in splits.items()
         }
 
-    def _read(self, path: str) -> Sequence[Example]:
+    def _read(self, path: str) -> _Part:
+        keys = RowKeys()
         try:
-            return store_rows(self._iterate(path))
+            return _Part(store_rows(keys.watch(self._iterate(path))), keys)
         except OSError as fault:
             if fault.errno != ENOSPC:
                 raise
@@ -205,7 +238,7 @@ class _Loader:
             findings = [] if is_graded else unused.findings(reading.format.name, warnings_only=True)
             self._log.extend(finding.at(path, None) for finding in findings)
 
-    def _split(self, train: Sequence[Example], held_out: dict[str, Sequence[Example]]) -> dict[str, Sequence[Example]]:
+    def _split(self, train: _Part, held_out: dict[str, _Part]) -> dict[str, _Part]:
         """Return the three parts; those without a file of their own are held out of the training rows."""
         spec = self._spec
         missing = [role for role in ("validation", "test") if role not in held_out]
@@ -222,23 +255,18 @@ class _Loader:
                 shares[1] if "validation" in missing else 0.0,
                 shares[2] if "test" in missing else 0.0,
             )
-        cut = split(train, shares, seed=spec.split_seed)
-        self._log.extend(finding.at(self._spec.path or self._spec.train, None) for finding in cut.findings)
-        return {
-            "train": cut.train,
-            "validation": held_out.get("validation", cut.validation),
-            "test": held_out.get("test", cut.test),
-        }
+        cut, findings = divide(train.rows, shares, seed=spec.split_seed, row_keys=train.keys)
+        self._log.extend(finding.at(self._spec.path or self._spec.train, None) for finding in findings)
+        parts = dict(zip(("train", "validation", "test"), map(train.select, cut), strict=True))
+        return parts | held_out
 
-    def _check_duplicates(self, parts: dict[str, Sequence[Example]], paths: dict[str, str]) -> None:
+    def _check_duplicates(self, parts: dict[str, _Part], paths: dict[str, str]) -> None:
         """Log duplicates and contradictions within a part, and leaks between two."""
         roles = list(parts)
         files = [paths.get(role) or paths.get("path") or paths.get("train", "") for role in roles]
         index = RowIndex(files, roles)
         for number, role in enumerate(roles):
-            for example in parts[role]:
-                prompt, answer, labelled = hash_row(example)
-                index.add(prompt, answer, example.line or 0, number, labelled=labelled)
+            index.add_rows(*parts[role].keys.select(parts[role].numbers), part=number)
         self._log.extend(index.findings())
 
 
@@ -259,13 +287,16 @@ def take_rows(examples: Sequence[Example], count: int) -> Sequence[Example]:
     """Return at most `count` rows in their order, chosen by content: more of them with a higher count, never others."""
     if len(examples) <= count:
         return examples
+    prompts, answers, _ = zip(*map(hash_row, examples), strict=True)
+    return select_rows(examples, _choose(prompts, answers, count))
+
+
+def _choose(prompts: Iterable[int], answers: Iterable[int], count: int) -> Any:
+    """Return the numbers of `count` rows in their order, chosen by the hashes of prompt and answer."""
     import numpy as np
 
-    hashes = map(hash_row, examples)
-    positions = np.fromiter(
-        (split_position(prompt, answer) for prompt, answer, _ in hashes), np.uint64, count=len(examples)
-    )
-    return select_rows(examples, np.sort(np.argsort(positions, kind="stable")[:count]))
+    positions = [split_position(int(prompt), int(answer)) for prompt, answer in zip(prompts, answers, strict=True)]
+    return np.sort(np.argsort(np.array(positions, dtype=np.uint64), kind="stable")[:count])
 
 
 def _find_common_parent(files: Iterable[Path]) -> Path | None:

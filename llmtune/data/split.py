@@ -21,6 +21,7 @@ from llmtune.errors import InvalidData
 
 if TYPE_CHECKING:
     from llmtune.data.checks.minhash import Ints, Longs
+    from llmtune.data.row_keys import RowKeys
 
 #: A unit of nearly equal rows grows to this share of all rows at most (and to 20 rows at least): a set made from one
 #: template would otherwise become one unit.
@@ -101,13 +102,39 @@ def split(
 
     Raises `InvalidData` when there are fewer rows than the counts ask for.
     """
+    parts, findings = divide(
+        examples, shares, seed=seed, stratify=stratify, group_by=group_by, keep_similar=keep_similar
+    )
+    train, validation, test = (select_rows(examples, part) for part in parts)
+    return Split(train, validation, test, tuple(findings))
+
+
+def divide(
+    examples: Sequence[Example],
+    shares: tuple[float, float, float],
+    *,
+    seed: int = 0,
+    stratify: bool | None = None,
+    group_by: str | None = None,
+    keep_similar: bool = True,
+    row_keys: RowKeys | None = None,
+) -> tuple[list[Any], list[Finding]]:
+    """Return the numbers of the rows of train, validation and test, and the findings, as `split` makes them.
+
+    `row_keys` are the keys of the examples, where they were taken while they were read, with their groups.
+    """
     import numpy as np
 
     targets = _count_targets(len(examples), shares)
-    keys = np.fromiter((digest(prompt_text(example)) for example in examples), np.uint64, len(examples))
+    if row_keys is None:
+        keys = np.fromiter((digest(prompt_text(example)) for example in examples), np.uint64, len(examples))
+        grouped = _find_groups(examples, group_by)
+    else:
+        keys, grouped = row_keys.prompts, row_keys.groups
     units = _Units(keys)
     _join_equal(units, keys, np.arange(len(keys)))
-    _join_groups(units, examples, group_by)
+    if len(grouped[0]):
+        _join_equal(units, grouped[1], grouped[0])
     strata = _find_strata(examples, stratify)
     findings: list[Finding] = []
     if not keep_similar or targets[1] + targets[2] == 0 or len(examples) < 2:
@@ -125,8 +152,7 @@ def split(
         findings.append(
             warning("left-out", f"{left_out} rows are in no part: the counts ask for {train_rows} training rows", "")
         )
-    train, validation, test = (select_rows(examples, part) for part in parts)
-    return Split(train, validation, test, tuple(findings))
+    return parts, findings
 
 
 def _count_targets(rows: int, shares: tuple[float, float, float]) -> tuple[int, int, int]:
@@ -167,17 +193,17 @@ def _join_equal(units: _Units, keys: Longs, rows: Any) -> None:
         units.join(int(rows[order[position]]), int(rows[order[position + 1]]))
 
 
-def _join_groups(units: _Units, examples: Sequence[Example], group_by: str | None) -> None:
+def _find_groups(examples: Sequence[Example], group_by: str | None) -> tuple[Any, Longs]:
+    """Return the numbers of the rows that are of a group, and the hash of each one's group."""
     import numpy as np
 
-    rows, groups = array("q"), array("Q")
+    rows, groups = array("Q"), array("Q")
     for row, example in enumerate(examples):
         group = _hash_group(example, group_by)
         if group is not None:
             rows.append(row)
             groups.append(group)
-    if rows:
-        _join_equal(units, np.frombuffer(groups, dtype=np.uint64), np.frombuffer(rows, dtype=np.int64))
+    return np.frombuffer(rows, dtype=np.uint64), np.frombuffer(groups, dtype=np.uint64)
 
 
 def _find_strata(examples: Sequence[Example], stratify: bool | None) -> tuple[list[str], Any]:

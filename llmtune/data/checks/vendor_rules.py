@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -27,19 +27,37 @@ class PartSummary(NamedTuple):
     reasoning: ReasoningCount
 
 
+class PartSummarizer:
+    """Summarises rows while somebody else reads them."""
+
+    def __init__(self) -> None:
+        self._rows = self._bits = 0
+        self._labels: Counter[str] = Counter()
+        self._reasoning = ReasoningCount()
+
+    def watch(self, rows: Iterable[Example]) -> Iterator[Example]:
+        """Pass rows on, and add what there is in them."""
+        for row in rows:
+            self._rows += 1
+            self._bits |= features(row)
+            self._reasoning.add(row)
+            label = label_of(row)
+            if label is not None:
+                self._labels[label] += 1
+            yield row
+
+    @property
+    def summary(self) -> PartSummary:
+        """What there was in the rows so far."""
+        labels = self._labels if self._labels.total() == self._rows else {}
+        return PartSummary(self._rows, self._bits, labels, self._reasoning)
+
+
 def summarize_part(rows: Iterable[Example]) -> PartSummary:
-    """Read the rows of a part once, and return what there is in them."""
-    count = bits = 0
-    labels: Counter[str] = Counter()
-    reasoning = ReasoningCount()
-    for row in rows:
-        count += 1
-        bits |= features(row)
-        reasoning.add(row)
-        label = label_of(row)
-        if label is not None:
-            labels[label] += 1
-    return PartSummary(count, bits, labels if labels.total() == count else {}, reasoning)
+    """Read the rows of a part, and return what there is in them."""
+    summarizer = PartSummarizer()
+    deque(summarizer.watch(rows), maxlen=0)
+    return summarizer.summary
 
 
 def find_row_problems(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from llmtune.data.example import Example, ImagePart, Message
@@ -216,7 +216,7 @@ def _without_images(message: Message) -> Message:
     return message.replace(content=tuple(part for part in message.content if not isinstance(part, ImagePart)))
 
 
-def count_parts(parts: Mapping[str, Sequence[Example]], counter: Counter) -> dict[str, int]:
+def count_parts(parts: Mapping[str, Iterable[Example]], counter: Counter) -> dict[str, int]:
     """Return the tokens by part, of the answers of each part ("train_answers"), of the longest row and turn."""
     totals = {"longest": 0, "longest_turn": 0}
     for part, rows in parts.items():
