@@ -25,8 +25,10 @@ class RentedOptions(LocalOptions):
 
     @model_validator(mode="after")
     def _one_process(self) -> RentedOptions:
-        if self.processes > 1 or self.launcher not in (None, "worker"):
+        several = self.processes > 1 or self.launcher not in (None, "worker")
+        if several or self.sharding == "shard" or self.offload:
             raise ValueError(
-                "a rented machine trains in one process on one of its devices: leave processes and launcher out"
+                "a rented machine trains in one process on one of its devices: leave processes, launcher, sharding and"
+                " offload out"
             )
         return self

@@ -117,8 +117,9 @@ def test_rows_do_not_go_to_a_bucket_that_others_can_read(
 def test_what_cannot_be_rented_is_refused_in_a_sentence(
     vendor: FakeHfJobs, provider: HfJobsProvider, job: TuningJob, tmp_path: Path
 ) -> None:
-    with pytest.raises(LlmtuneError, match="trains in one process on one of its devices"):
-        plan(job.model_copy(update={"provider_options": {"hfjobs": {"processes": 2}}}), provider)
+    for options in ({"processes": 2}, {"sharding": "shard"}, {"offload": True}):
+        with pytest.raises(LlmtuneError, match="trains in one process on one of its devices"):
+            plan(job.model_copy(update={"provider_options": {"hfjobs": options}}), provider)
     request = build(provider, job, tmp_path / "e")
     folder = tmp_path / "model"
     folder.mkdir()
