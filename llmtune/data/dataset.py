@@ -73,13 +73,13 @@ class Dataset:
         first = self.train[0] if self.train else Example()
         return "preference" if first.preference is not None else "text" if first.text is not None else "chat"
 
-    @property
+    @cached_property
     def estimated_tokens(self) -> dict[str, int]:
         """Tokens by part, of the answers of each part ("train_answers"), of the longest row and of the longest turn, by
         the rule of `llmtune.data.rendering.token_count` (an estimate)."""
         return self._facts[0]
 
-    @property
+    @cached_property
     def summaries(self) -> dict[str, PartSummary]:
         """What there is in the rows of each part."""
         return self._facts[1]
