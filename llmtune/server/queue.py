@@ -104,10 +104,10 @@ class BatchQueue:
             by_labels: dict[tuple[str, ...] | None, list[QueuedRequest]] = {}
             for request in waiting:
                 by_labels.setdefault(request.labels, []).append(request)
+            with self._lock:
+                self._pending -= len(batch) - len(waiting)
             for alike in by_labels.values():
                 self._answer(alike)
-            with self._lock:
-                self._pending -= len(batch)
             if closed:
                 return
 
@@ -140,11 +140,11 @@ class BatchQueue:
             pairs: list[tuple[QueuedRequest, Generation | list[float]]] = list(zip(batch, answers, strict=True))
         except InvalidData as error:
             if len(batch) == 1:
-                batch[0].on_done(error)
+                self._finish(batch[0], error)
                 return
             for queued in batch:  # one by one, to find the invalid request: a local model has answered none of them
                 if queued.streamed or queued.abandoned:
-                    queued.on_done(error)
+                    self._finish(queued, error)
                 else:
                     self._answer([queued])
         except Exception as error:
@@ -152,10 +152,16 @@ class BatchQueue:
             expected = isinstance(error, LlmtuneError)
             log.warning("%d requests failed: %s", len(batch), error, exc_info=None if expected else error)
             for queued in batch:
-                queued.on_done(error)
+                self._finish(queued, error)
         else:
             for queued, answer in pairs:
-                queued.on_done(answer)
+                self._finish(queued, answer)
+
+    def _finish(self, queued: QueuedRequest, outcome: Generation | list[float] | Exception) -> None:
+        """Hand out what came of a request: whoever has its answer may count on the model being idle."""
+        with self._lock:
+            self._pending -= 1
+        queued.on_done(outcome)
 
     def _ask_model(
         self, batch: Sequence[QueuedRequest], on_piece: Callable[[int, str], bool]

@@ -86,3 +86,25 @@ def test_an_answer_too_few_is_an_error_and_the_line_goes_on() -> None:
     assert isinstance(lost, VendorError)
     assert "0 answers to 1 questions" in str(lost)
     assert isinstance(good, Generation)
+
+
+def test_a_model_is_idle_for_whoever_has_its_last_answer() -> None:
+    model = Model()
+    line = BatchQueue(model)
+    idle: list[bool] = []
+    skipped = QueuedRequest(request=question("skipped"), on_piece=lambda _: None, on_done=lambda _: idle.append(True))
+    skipped.abandon()
+    line.submit(skipped)
+    for text in ("first", "busy"):
+        line.submit(
+            QueuedRequest(request=question(text), on_piece=lambda _: None, on_done=lambda _: idle.append(line.idle))
+        )
+    assert not line.idle
+    model.open.set()
+    line.close()
+    assert idle == [False, True]
+    assert line.idle
+
+
+def question(text: str) -> GenerationRequest:
+    return GenerationRequest(messages=(Message(role="user", content=text),))
