@@ -318,8 +318,8 @@ def _status(job: JobRecord, record: RunRecord | None) -> str:
         return "failed"
     if record is None:
         return "cancelled" if job.cancelled else "validating_files"
-    if job.cancelled and record.state is RunState.PLANNED:
-        return "cancelled"  # nothing was sent, and nothing will be
+    if job.cancelled and record.state in (RunState.PLANNED, RunState.UPLOADING):
+        return "cancelled"  # no job was started, and none will be
     if record.state is RunState.SUCCEEDED and not job.settled:
         return "running"  # while its result file is being written
     return _STATUS[record.state]

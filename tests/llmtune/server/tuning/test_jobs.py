@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from llmtune.errors import InvalidSettings, OverBudget, StoreError
+from llmtune.provider.types import RunState
 from llmtune.runs.api import attach
 from llmtune.runs.planned import StartOptions
 from llmtune.runs.store.store import open_store
-from llmtune.server.tuning import follower
+from llmtune.server.tuning import follower, jobs
 from llmtune.server.tuning.server import TuningServer
 from llmtune.testing.faults import accept_then_drop
 from llmtune.testing.generic_vendor import Fake
@@ -240,3 +241,23 @@ def test_a_job_whose_run_is_damaged_is_failed_and_the_others_are_listed(
     assert (jobs[first.id].status, jobs[first.id].error.code) == ("failed", "record_damaged")
     assert run_id in jobs[first.id].error.message
     assert api.fine_tuning.jobs.retrieve(first.id).error.code == "record_damaged"
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [
+        (None, "cancelled"),
+        (RunState.PLANNED, "cancelled"),
+        (RunState.UPLOADING, "cancelled"),
+        (RunState.SUBMITTING, "queued"),
+        (RunState.CANCELLING, "running"),
+        (RunState.CANCELLED, "cancelled"),
+    ],
+)
+def test_a_cancelled_job_that_was_never_started_stays_cancelled(state: RunState | None, status: str) -> None:
+    """Its run may be planned and its files be sent for a moment, between the client's word and its effect."""
+    from types import SimpleNamespace
+
+    job: Any = SimpleNamespace(error=None, cancelled=True, settled=False)
+    record: Any = None if state is None else SimpleNamespace(state=state)
+    assert jobs._status(job, record) == status
