@@ -75,10 +75,15 @@ class WholeModel:
         """Do nothing: each tensor was dropped when it was read."""
 
 
+#: Names by which files call floating point numbers; others are quantised, and their scales lie beside them.
+_FLOATS = ("F64", "F32", "F16", "BF16")
+
+
 def find_weight_files(folder: Path | None, network: Any) -> WeightFiles | None:
     """Return the files of a model whose tensors can be read one by one under the names that the model has.
 
-    None where a tensor is missing or has another shape: then transformers makes it from others when it loads the model.
+    None where a tensor is missing, has another shape or is quantised, or the files have tensors that the model has not:
+    then transformers makes it from others when it loads the model.
     """
     from safetensors import safe_open
 
@@ -89,7 +94,10 @@ def find_weight_files(folder: Path | None, network: Any) -> WeightFiles | None:
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - it is no mapping
-                shapes[name], files[name] = list(file.get_slice(name).get_shape()), path
+                part = file.get_slice(name)
+                if part.get_dtype() not in _FLOATS:
+                    return None
+                shapes[name], files[name] = list(part.get_shape()), path
     prefix = f"{getattr(network, 'base_model_prefix', '')}."
     renamed: dict[str, str] = {}
     for name, tensor in named_weights(network):
@@ -97,6 +105,9 @@ def find_weight_files(folder: Path | None, network: Any) -> WeightFiles | None:
         if published is None or shapes[published] != list(tensor.shape):
             return None
         renamed[name] = published
+    known = {*renamed.values(), *network.state_dict()}
+    if any(name not in known and not name.endswith("inv_freq") for name in shapes):
+        return None
     return WeightFiles(files, renamed)
 
 

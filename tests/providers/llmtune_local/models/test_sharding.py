@@ -127,6 +127,7 @@ def test_weights_are_read_one_by_one_where_they_have_the_names_they_have_in_memo
     tied: Path, experts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
+    from safetensors.torch import load_file, save_file
 
     from llmtune_local.models import loading
     from llmtune_local.models.hub import load_config
@@ -151,6 +152,13 @@ def test_weights_are_read_one_by_one_where_they_have_the_names_they_have_in_memo
             assert torch.equal(weights.read(name), tensor), name
         weights.release()
     assert open_weights(str(experts)) is None
+    file = commit / "model.safetensors"
+    published = load_file(file)
+    name = "model.layers.0.mlp.up_proj.weight"
+    scaled = {name: published[name].to(torch.float8_e4m3fn)}
+    for others in (scaled, {"model.layers.0.mlp.up_proj.weight_scale_inv": torch.ones(1)}):
+        save_file(published | others, file, metadata={"format": "pt"})
+        assert open_weights(str(commit)) is None  # else a part of what the weights are would be left out
 
 
 def test_a_run_whose_processes_are_killed_ends_as_an_undisturbed_one(
